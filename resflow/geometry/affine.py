@@ -26,9 +26,7 @@ def identity(batch: int) -> Matrices:
     return np.tile(np.eye(3), (batch, 1, 1))
 
 
-def scale_translate(
-    scale: npt.NDArray[np.float64], translate: npt.NDArray[np.float64]
-) -> Matrices:
+def scale_translate(scale: npt.NDArray[np.float64], translate: npt.NDArray[np.float64]) -> Matrices:
     """Matrices that scale, then translate.
 
     Args:
@@ -134,11 +132,9 @@ class Geometry:
             )
         if min(self.output_size) < 1:
             raise ConfigError(f"Geometry.output_size must be at least 1x1; got {self.output_size}")
-        sound = (
-            np.isfinite(self.matrix).all(axis=(1, 2))
-            & (self.matrix[:, 2] == (0.0, 0.0, 1.0)).all(axis=1)
-            & (np.abs(np.linalg.det(self.matrix[:, :2, :2])) > 1e-12)
-        )
+        finite = np.isfinite(self.matrix).all(axis=(1, 2))
+        determinant = np.linalg.det(np.where(finite[:, None, None], self.matrix, 0.0)[:, :2, :2])
+        sound = finite & (self.matrix[:, 2] == (0.0, 0.0, 1.0)).all(axis=1) & (np.abs(determinant) > 1e-12)
         if not sound.all():
             bad = int(np.argmin(sound))
             raise ConfigError(
@@ -158,7 +154,8 @@ class Geometry:
         height, width = self.source_size[:, 0], self.source_size[:, 1]
         zero = np.zeros_like(height)
         corners = np.stack(  # [B, 4, 2]
-            [np.stack([x, y], -1) for x, y in ((zero, zero), (width, zero), (zero, height), (width, height))], axis=1
+            [np.stack([x, y], -1) for x, y in ((zero, zero), (width, zero), (zero, height), (width, height))],
+            axis=1,
         ).astype(np.float64)
         placed = transform_points(self.matrix, corners)
         # The centre j + 0.5 lies in [lo, hi) for j from ceil(lo - 0.5) to ceil(hi - 0.5) - 1; rounding absorbs noise.
@@ -172,6 +169,7 @@ class Geometry:
         height, width = self.output_size
         x, y = np.meshgrid(np.arange(width) + 0.5, np.arange(height) + 0.5)
         grid = np.stack([x.ravel(), y.ravel()], axis=-1)[None]  # [1, H*W, 2]
-        source = np.round(transform_points(np.linalg.inv(self.matrix), grid), 6)  # [B, H*W, 2]
-        limit = self.source_size[:, None, ::-1]
-        return np.asarray(((source >= 0) & (source < limit)).all(axis=-1).reshape(-1, height, width))
+        inverse = np.linalg.inv(self.matrix).astype(np.float64)
+        source = np.round(transform_points(inverse, grid), 6)  # [B, H*W, 2]
+        inside = np.logical_and(source >= 0, source < self.source_size[:, None, ::-1])
+        return np.asarray(np.all(inside, axis=-1).reshape(-1, height, width), dtype=np.bool_)

@@ -33,7 +33,12 @@ class Index:
 
     def __post_init__(self) -> None:
         n = len(self.shard)
-        expected = {"shard": (np.int32, (n,)), "offset": (np.int64, (n,)), "length": (np.int64, (n,)), "size": (np.int32, (n, 2))}
+        expected = {
+            "shard": (np.int32, (n,)),
+            "offset": (np.int64, (n,)),
+            "length": (np.int64, (n,)),
+            "size": (np.int32, (n, 2)),
+        }
         for name, (dtype, shape) in expected.items():
             array = getattr(self, name)
             if array.dtype != dtype or array.shape != shape:
@@ -42,7 +47,9 @@ class Index:
                 )
         if n and int(self.size.min()) < 1:
             first = int(np.argmin(self.size.min(axis=1)))
-            raise ConfigError(f"Index.size must be positive; sample {first} has height, width {self.size[first].tolist()}")
+            raise ConfigError(
+                f"Index.size must be positive; sample {first} has height, width {self.size[first].tolist()}"
+            )
 
     def __len__(self) -> int:
         return len(self.shard)

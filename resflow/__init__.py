@@ -1,0 +1,1 @@
+"""Resflow feeds images of many sizes to PyTorch models."""
