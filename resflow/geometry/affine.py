@@ -132,7 +132,7 @@ class Geometry:
             )
         if min(self.output_size) < 1:
             raise ConfigError(f"Geometry.output_size must be at least 1x1; got {self.output_size}")
-        finite = np.isfinite(self.matrix).all(axis=(1, 2))
+        finite = np.asarray(np.isfinite(self.matrix).all(axis=(1, 2)))
         determinant = np.linalg.det(np.where(finite[:, None, None], self.matrix, 0.0)[:, :2, :2])
         sound = finite & (self.matrix[:, 2] == (0.0, 0.0, 1.0)).all(axis=1) & (np.abs(determinant) > 1e-12)
         if not sound.all():

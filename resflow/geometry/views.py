@@ -132,7 +132,7 @@ class RandomResizedCrop:
         # Where no attempt fits: the largest window whose ratio is within bounds.
         nearest = np.clip(width / height, target_ratio * self.ratio[0], target_ratio * self.ratio[1])
         whole_w, whole_h = np.minimum(width, height * nearest), np.minimum(height, width / nearest)
-        found = fits.any(axis=1)
+        found = np.asarray(fits.any(axis=1))
         window_w = np.maximum(np.where(found, window_w[rows, first], whole_w), 1.0)
         window_h = np.maximum(np.where(found, window_h[rows, first], whole_h), 1.0)
         place = np.where(found[:, None], uniform[:, -2:], 0.5)
