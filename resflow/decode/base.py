@@ -1,0 +1,192 @@
+"""What every decode engine shares: the protocol, checks before decoding, the output tensor, errors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol, TypeAlias
+
+import torch
+
+from resflow.errors import ConfigError, DecodeError, HeaderError
+from resflow.geometry.affine import Geometry
+from resflow.headers import ImageHeader, read_header
+
+Encoded: TypeAlias = bytes | memoryview
+Fill: TypeAlias = tuple[int, int, int]
+"""Red, green and blue of padding pixels, 0 to 255 each."""
+
+ENGINES = ("auto", "turbo", "dali", "pillow")
+MAX_PIXELS = 178_956_970
+"""Images with more pixels are refused before decoding: twice Pillow's warning limit, where Pillow refuses."""
+
+
+class Decoder(Protocol):
+    """Decodes a batch of encoded images and places each into the batch's common shape."""
+
+    def decode(
+        self, encoded: Sequence[Encoded], geometry: Geometry, out: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Decode and place B images.
+
+        Args:
+            encoded: B encoded images.
+            geometry: how they are placed; `geometry.source_size` must be their upright sizes.
+            out: uint8 [B, 3, H, W] in channels_last on the engine's device, to be filled; None makes one.
+
+        Returns:
+            uint8 [B, 3, H, W] in channels_last on the engine's device; `out` where it was given.
+
+        Raises:
+            DecodeError: an image is corrupt, cut short, too large or of another size; carries its `position`.
+            ConfigError: `encoded`, `geometry` and `out` do not fit together.
+        """
+        ...
+
+    def close(self) -> None:
+        """Let threads and memory go; the engine cannot be used afterwards."""
+        ...
+
+
+def open_engine(
+    name: str, device: str = "cpu", fill: Fill = (0, 0, 0), threads: int = 1, max_batch: int = 256
+) -> Decoder:
+    """Open a decode engine.
+
+    Args:
+        name: "turbo" (libjpeg-turbo on the CPU), "dali" (NVIDIA DALI, CPU or GPU), "pillow" (the reference), or
+            "auto": dali on a CUDA device, turbo on the CPU.
+        device: torch device of the batches: "cpu", "cuda" or "cuda:N"; turbo and pillow give CPU batches only.
+        fill: colour of padding pixels, RGB, 0 to 255.
+        threads: decoding threads, at least 1.
+        max_batch: largest number of images that one run takes; dali splits longer batches.
+
+    Returns:
+        The engine.
+
+    Raises:
+        ConfigError: an unknown engine, a device it cannot serve, DALI is not installed, a bad option.
+    """
+    kind = device.partition(":")[0]
+    if name not in ENGINES:
+        raise ConfigError(f"engine must be one of {', '.join(ENGINES)}; got {name!r}")
+    if kind not in ("cpu", "cuda"):
+        raise ConfigError(f"device must be 'cpu', 'cuda' or 'cuda:N'; got {device!r}")
+    if threads < 1 or max_batch < 1:
+        raise ConfigError(f"threads and max_batch must be at least 1; got {threads} and {max_batch}")
+    if len(fill) != 3 or not all(0 <= value <= 255 for value in fill):
+        raise ConfigError(f"fill must be three values in 0..255 (RGB); got {fill}")
+    if name == "auto":
+        name = "dali" if kind == "cuda" else "turbo"
+    if name == "dali":
+        try:
+            from resflow.decode.dali import DaliDecoder
+        except ModuleNotFoundError as error:
+            if not (error.name or "").startswith("nvidia"):
+                raise
+            raise ConfigError(
+                "engine 'dali' needs NVIDIA DALI, which is not installed. Install it with "
+                "`pip install nvidia-dali-cuda120` (Linux only), or use engine 'turbo' with device 'cpu'."
+            ) from error
+        return DaliDecoder(fill, device=device, threads=threads, max_batch=max_batch)
+    if kind != "cpu":
+        raise ConfigError(
+            f"engine {name!r} decodes on the CPU; got device {device!r}. Use engine 'dali', or device 'cpu' and "
+            "move the batches."
+        )
+    if name == "turbo":
+        from resflow.decode.turbo import TurboDecoder
+
+        return TurboDecoder(fill, threads=threads)
+    from resflow.decode.pillow import PillowDecoder
+
+    return PillowDecoder(fill)
+
+
+def decode_error(engine: str, position: int, encoded: Encoded, message: str, kind: str = "") -> DecodeError:
+    """The error for one image that `engine` cannot decode."""
+    found = kind or f"bytes that start with {bytes(encoded[:8])!r}"
+    return DecodeError(
+        f"{engine} cannot decode image {position} of the batch: {message.strip() or 'no reason given'}; got {found}, "
+        f"{len(encoded)} bytes, expected a complete image. Replace the file, leave it out, or skip bad samples "
+        "with on_error=Skip(...).",
+        position=position,
+    )
+
+
+def checked_header(engine: str, position: int, encoded: Encoded, size: tuple[int, int]) -> ImageHeader:
+    """Read one image's header and hold it against the size that its geometry was made for.
+
+    Args:
+        engine: name of the engine, for the error.
+        position: place of the image in its batch, for the error.
+        encoded: the encoded image.
+        size: expected upright height and width.
+
+    Returns:
+        The header.
+
+    Raises:
+        DecodeError: no header, more than `MAX_PIXELS` pixels, another size.
+    """
+    try:
+        header = read_header(encoded)
+    except HeaderError as error:
+        raise decode_error(engine, position, encoded, error.message) from error
+    if header.height * header.width > MAX_PIXELS:
+        raise decode_error(
+            engine,
+            position,
+            encoded,
+            f"{header.height}x{header.width} (HxW) is more than the {MAX_PIXELS} pixels that are accepted",
+            header.format,
+        )
+    check_size(engine, position, (header.height, header.width), size)
+    return header
+
+
+def check_size(engine: str, position: int, found: tuple[int, int], expected: tuple[int, int]) -> None:
+    """Raise DecodeError unless an image's upright size is the one its geometry was made for."""
+    if found != expected:
+        raise DecodeError(
+            f"{engine} cannot place image {position} of the batch: it is {found[0]}x{found[1]} (HxW, upright), but its "
+            f"geometry expects {expected[0]}x{expected[1]}. The index is stale: run `resflow index` again.",
+            position=position,
+        )
+
+
+def output_tensor(
+    encoded: Sequence[Encoded], geometry: Geometry, out: torch.Tensor | None, device: str
+) -> torch.Tensor:
+    """Make or check the tensor that a batch is written to.
+
+    Args:
+        encoded: the batch's images.
+        geometry: how they are placed.
+        out: the caller's tensor or None.
+        device: torch device of the batch.
+
+    Returns:
+        uint8 [B, 3, H, W] in channels_last.
+
+    Raises:
+        ConfigError: lengths disagree, or `out` has another shape, dtype, device or memory format.
+    """
+    if len(encoded) != len(geometry):
+        raise ConfigError(
+            f"decode got {len(encoded)} images but a geometry for {len(geometry)}; they must agree"
+        )
+    shape = (len(geometry), 3, *geometry.output_size)
+    if out is None:
+        return torch.empty(shape, dtype=torch.uint8, device=device, memory_format=torch.channels_last)
+    # Strides are compared by the permuted view, since torch calls degenerate shapes channels_last either way.
+    if (
+        out.dtype != torch.uint8
+        or tuple(out.shape) != shape
+        or out.device.type != torch.device(device).type
+        or not out.permute(0, 2, 3, 1).is_contiguous()
+    ):
+        raise ConfigError(
+            f"out must be uint8 {list(shape)} in channels_last on {device}; got {out.dtype} {list(out.shape)} with "
+            f"strides {list(out.stride())} on {out.device}"
+        )
+    return out

@@ -1,0 +1,111 @@
+"""The reference engine: Pillow decodes, at full size, one image after the other."""
+
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image, ImageOps
+
+from resflow.decode.base import Encoded, Fill, check_size, checked_header, decode_error, output_tensor
+from resflow.decode.place import place
+from resflow.decode.placement import placement
+from resflow.geometry.affine import Geometry
+
+# What Pillow's readers raise on damaged files, besides OSError.
+_DAMAGE = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    TypeError,
+    EOFError,
+    LookupError,
+    OverflowError,
+    NotImplementedError,
+    struct.error,
+    zlib.error,
+    Image.DecompressionBombError,
+)
+
+
+def decode_rgb(encoded: Encoded) -> npt.NDArray[np.uint8]:
+    """Decode one image of any format that Pillow reads: the reference decode.
+
+    The first frame, upright by its orientation, alpha dropped, greyscale repeated, CMYK converted by Pillow, 16-bit
+    values shifted right by 8.
+
+    Args:
+        encoded: the encoded image.
+
+    Returns:
+        uint8 [H, W, 3], contiguous.
+
+    Raises:
+        OSError: or any other of Pillow's errors, where the image is damaged.
+    """
+    with Image.open(io.BytesIO(encoded)) as opened:
+        image = ImageOps.exif_transpose(opened)
+        if image.mode.startswith("I;16"):
+            grey = (np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8)
+            return np.repeat(grey[..., None], 3, axis=-1)
+        image.info.pop("transparency", None)  # alpha is dropped, and Pillow warns about palettes with alpha
+        return np.array(image.convert("RGB"))
+
+
+def decode_checked(
+    engine: str, position: int, encoded: Encoded, size: tuple[int, int], kind: str
+) -> npt.NDArray[np.uint8]:
+    """`decode_rgb` with Pillow's errors mapped to DecodeError and the size checked.
+
+    Args:
+        engine: name of the engine, for errors.
+        position: place of the image in its batch, for errors.
+        encoded: the encoded image.
+        size: expected upright height and width.
+        kind: the image's format, for errors.
+
+    Returns:
+        uint8 [H, W, 3], contiguous.
+
+    Raises:
+        DecodeError: the image is damaged, or of another size.
+    """
+    try:
+        pixels = decode_rgb(encoded)
+    except _DAMAGE as error:
+        raise decode_error(engine, position, encoded, f"{type(error).__name__}: {error}", kind) from error
+    check_size(engine, position, (pixels.shape[0], pixels.shape[1]), size)
+    return pixels
+
+
+class PillowDecoder:
+    """Decodes with Pillow, at full size: the reference that other engines are held against.
+
+    Args:
+        fill: colour of padding pixels, RGB, 0 to 255.
+    """
+
+    def __init__(self, fill: Fill = (0, 0, 0)) -> None:
+        self._fill = np.array(fill, dtype=np.uint8)
+
+    def decode(
+        self, encoded: Sequence[Encoded], geometry: Geometry, out: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """See `Decoder.decode`."""
+        result = output_tensor(encoded, geometry, out, "cpu")
+        frames = result.permute(0, 2, 3, 1).numpy()
+        where = placement(geometry)
+        for position, data in enumerate(encoded):
+            height, width = geometry.source_size[position].tolist()
+            header = checked_header("pillow", position, data, (height, width))
+            pixels = decode_checked("pillow", position, data, (height, width), header.format)
+            place(pixels, frames[position], where, position, (width, height), self._fill)
+        return result
+
+    def close(self) -> None:
+        """See `Decoder.close`."""

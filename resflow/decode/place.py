@@ -1,0 +1,66 @@
+"""Place one decoded image into its slot of a batch."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from resflow.decode.kernels import resize, warp
+from resflow.decode.placement import Placement
+
+
+class Grid(NamedTuple):
+    """How a decode's own pixels lie on the upright source: decoded = source * factor + shift, along each axis.
+
+    Args:
+        factor: decoded pixels a source pixel; below 1 for a decode at a reduced size.
+        shift_x: decoded pixels before the source's left edge.
+        shift_y: decoded pixels before the source's top edge.
+    """
+
+    factor: float = 1.0
+    shift_x: float = 0.0
+    shift_y: float = 0.0
+
+
+def place(
+    pixels: npt.NDArray[np.uint8],
+    out: npt.NDArray[np.uint8],
+    where: Placement,
+    position: int,
+    size: tuple[int, int],
+    fill: npt.NDArray[np.uint8],
+    grid: Grid = Grid(),  # noqa: B008
+) -> None:
+    """Resize, and warp where it is turned, one decoded upright image into its output.
+
+    Args:
+        pixels: uint8 [h, w, 3], contiguous: the decode.
+        out: uint8 [H, W, 3], contiguous, written everywhere.
+        where: the batch's placement.
+        position: the image's place in the batch.
+        size: width and height of the upright source, in source pixels.
+        fill: uint8 [3], colour of padding pixels.
+        grid: how `pixels` lie on the source.
+    """
+    factor = grid.factor
+    step_x, step_y = (where.step[position] * factor).tolist()
+    start_x, start_y = (where.start[position] * factor).tolist()
+    box = where.box[position]
+    turned = bool(where.turned[position])
+    target = np.empty((int(box[3]), int(box[2]), 3), dtype=np.uint8) if turned else out
+    resize(pixels, target, box, start_x + grid.shift_x, start_y + grid.shift_y, step_x, step_y, fill)
+    if turned:
+        width, height = size
+        warp(
+            target,
+            out,
+            where.inverse[position],
+            width,
+            height,
+            where.scale[position],
+            where.origin[position],
+            fill,
+        )

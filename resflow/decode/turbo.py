@@ -1,0 +1,133 @@
+"""The CPU engine: libjpeg-turbo at a reduced size where that suffices, then one compiled resample into the batch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
+
+import numpy as np
+import numpy.typing as npt
+import simplejpeg
+import torch
+
+from resflow.decode.base import Encoded, Fill, checked_header, decode_error, output_tensor
+from resflow.decode.pillow import decode_checked
+from resflow.decode.place import Grid, place
+from resflow.decode.placement import Placement, placement
+from resflow.geometry.affine import Geometry
+
+OVERSAMPLE = 1.5
+"""A JPEG is decoded at a reduced size if that leaves at least so many pixels for an output pixel, on each axis."""
+
+_EIGHTHS = (
+    1,
+    2,
+    4,
+)  # the reduced sizes with fast inverse transforms; 3, 5, 6 and 7 eighths take longer than 8
+
+
+class TurboDecoder:
+    """Decodes JPEG with libjpeg-turbo, other formats with Pillow, and resamples straight into the batch.
+
+    Args:
+        fill: colour of padding pixels, RGB, 0 to 255.
+        threads: decoding threads, at least 1.
+        oversample: least pixels decoded for an output pixel on each axis before a JPEG is decoded at a reduced size;
+            larger is nearer to the reference, smaller is faster; math.inf never reduces.
+    """
+
+    def __init__(self, fill: Fill = (0, 0, 0), threads: int = 1, oversample: float = OVERSAMPLE) -> None:
+        self._fill = np.array(fill, dtype=np.uint8)
+        self._oversample = oversample
+        self._pool = ThreadPoolExecutor(threads, "resflow-turbo") if threads > 1 else None
+
+    def decode(
+        self, encoded: Sequence[Encoded], geometry: Geometry, out: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """See `Decoder.decode`."""
+        result = output_tensor(encoded, geometry, out, "cpu")
+        frames = result.permute(0, 2, 3, 1).numpy()
+        where = placement(geometry)
+        sizes = geometry.source_size.tolist()
+
+        def decode_one(position: int) -> None:
+            height, width = sizes[position]
+            pixels, grid = self._read(position, encoded[position], height, width, where)
+            place(pixels, frames[position], where, position, (width, height), self._fill, grid)
+
+        if self._pool is None:
+            for position in range(len(encoded)):
+                decode_one(position)
+        else:
+            jobs = [self._pool.submit(decode_one, position) for position in range(len(encoded))]
+            wait(jobs)  # all, also after an error: nothing may write to `out` after this returns
+            for job in jobs:
+                job.result()
+        return result
+
+    def close(self) -> None:
+        """See `Decoder.close`."""
+        if self._pool is not None:
+            self._pool.shutdown()
+
+    def _read(
+        self, position: int, encoded: Encoded, height: int, width: int, where: Placement
+    ) -> tuple[npt.NDArray[np.uint8], Grid]:
+        """Upright pixels of one image, and how they lie on its source."""
+        header = checked_header("turbo", position, encoded, (height, width))
+        if header.format != "jpeg":
+            return decode_checked("turbo", position, encoded, (height, width), header.format), Grid()
+        eighths = self._eighths(where.step[position])
+        upright = header.orientation < 5
+        stored = (height, width) if upright else (width, height)
+        try:
+            if simplejpeg.decode_jpeg_header(encoded)[2] in ("CMYK", "YCCK"):
+                return decode_checked("turbo", position, encoded, (height, width), "jpeg"), Grid()
+            pixels = simplejpeg.decode_jpeg(
+                encoded, min_height=-(-stored[0] * eighths // 8), min_width=-(-stored[1] * eighths // 8)
+            )
+        except ValueError as error:
+            # Strict decoding also refuses stray bytes between segments, which harm no pixel; Pillow judges those.
+            if "extraneous bytes" in str(error):
+                return decode_checked("turbo", position, encoded, (height, width), "jpeg"), Grid()
+            raise decode_error("turbo", position, encoded, str(error), "jpeg") from error
+        factor = eighths / 8
+        if header.orientation == 1:
+            return pixels, Grid(factor)
+        pixels = orient(pixels, header.orientation)
+        # A reduced decode's last row and column may be partial; mirroring brings them to the front.
+        return pixels, Grid(
+            factor,
+            pixels.shape[1] - width * factor if header.orientation in _MIRROR_X else 0.0,
+            pixels.shape[0] - height * factor if header.orientation in _MIRROR_Y else 0.0,
+        )
+
+    def _eighths(self, step: npt.NDArray[np.float64]) -> int:
+        shrink = float(np.abs(step).min())
+        for eighths in _EIGHTHS:
+            if shrink * eighths / 8 >= self._oversample:
+                return eighths
+        return 8
+
+
+_MIRROR_X = (2, 3, 6, 7)
+_MIRROR_Y = (3, 4, 7, 8)
+
+
+def orient(pixels: npt.NDArray[np.uint8], orientation: int) -> npt.NDArray[np.uint8]:
+    """Turn stored pixels upright.
+
+    Args:
+        pixels: uint8 [h, w, 3] as stored.
+        orientation: EXIF orientation 1..8.
+
+    Returns:
+        uint8 [H, W, 3], contiguous.
+    """
+    if orientation >= 5:
+        pixels = pixels.transpose(1, 0, 2)
+    if orientation in _MIRROR_X:
+        pixels = pixels[:, ::-1]
+    if orientation in _MIRROR_Y:
+        pixels = pixels[::-1]
+    return np.ascontiguousarray(pixels)
