@@ -1,1 +1,65 @@
-"""Resflow feeds images of many sizes to PyTorch models."""
+"""Resflow feeds images of many sizes to PyTorch models, in fixed-shape batches, at the speed of the hardware.
+
+    import resflow as rf
+
+    loader = rf.DataLoader("shards/train-{0000..0146}.tar", batch_size=256, shuffle=True, num_workers=8,
+                           pipeline=rf.Pipeline(resolution=rf.schedules.Linear(128, 224, epochs=16), buckets=8))
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from resflow import errors, schedules, sources, views
+    from resflow.batch import Batch
+    from resflow.geometry import Fit
+    from resflow.loader import DataLoader
+    from resflow.normalize import IMAGENET, Normalize
+    from resflow.pipeline import Pipeline
+    from resflow.plan import Buckets, PixelBudget, World
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "IMAGENET",
+    "Batch",
+    "Buckets",
+    "DataLoader",
+    "Fit",
+    "Normalize",
+    "Pipeline",
+    "PixelBudget",
+    "World",
+    "errors",
+    "schedules",
+    "sources",
+    "views",
+]
+
+_HOME = {
+    "IMAGENET": "resflow.normalize",
+    "Batch": "resflow.batch",
+    "Buckets": "resflow.plan",
+    "DataLoader": "resflow.loader",
+    "Fit": "resflow.geometry",
+    "Normalize": "resflow.normalize",
+    "Pipeline": "resflow.pipeline",
+    "PixelBudget": "resflow.plan",
+    "World": "resflow.plan",
+}
+_MODULES = ("errors", "schedules", "sources", "views")
+
+
+def __getattr__(name: str) -> object:
+    """Load a public name when it is first asked for, so that `import resflow` costs nothing."""
+    if name in _MODULES:
+        return importlib.import_module(f"resflow.{name}")
+    if name in _HOME:
+        return getattr(importlib.import_module(_HOME[name]), name)
+    raise AttributeError(f"module 'resflow' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

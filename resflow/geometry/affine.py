@@ -164,6 +164,16 @@ class Geometry:
         limit = np.array([self.output_size[1], self.output_size[0]] * 2)
         return np.clip(pixels, 0, limit).astype(np.int32)
 
+    def valid_pixels(self) -> npt.NDArray[np.int64]:
+        """int64 [B]: how many output pixels have their centre on the image."""
+        left, top, right, bottom = self.valid.T.astype(np.int64)
+        pixels = (right - left) * (bottom - top)
+        turned = ~is_axis_aligned(self.matrix)
+        if turned.any():
+            tilted = Geometry(self.matrix[turned], self.source_size[turned], self.output_size)
+            pixels[turned] = tilted.valid_mask().sum(axis=(1, 2))
+        return np.asarray(pixels)
+
     def valid_mask(self) -> npt.NDArray[np.bool_]:
         """bool [B, H, W]: output pixels whose centres lie on the image, exact for turned images, too."""
         height, width = self.output_size

@@ -86,7 +86,7 @@ def coverage(geometry: Geometry) -> tuple[npt.NDArray[np.float64], npt.NDArray[n
         padded: float64 [B], share of the output's pixels that show no image, in [0, 1].
         cropped: float64 [B], share of the image's area that the output does not show, in [0, 1].
     """
-    visible = geometry.valid_mask().sum(axis=(1, 2)).astype(np.float64)
+    visible = geometry.valid_pixels().astype(np.float64)
     height, width = geometry.output_size
     source_area = geometry.source_size.prod(axis=1) * np.abs(np.linalg.det(geometry.matrix[:, :2, :2]))
     return 1 - visible / (height * width), np.clip(1 - visible / source_area, 0, 1)

@@ -67,6 +67,7 @@ def test_valid_counts_pixels_whose_centre_lies_on_the_image(
     mask = np.zeros((8, 10), dtype=bool)
     mask[top:bottom, left:right] = True
     np.testing.assert_array_equal(geometry.valid_mask()[0], mask)
+    assert geometry.valid_pixels().tolist() == [mask.sum()]
 
 
 def test_valid_of_a_turned_image_bounds_its_mask() -> None:
@@ -74,6 +75,7 @@ def test_valid_of_a_turned_image_bounds_its_mask() -> None:
     geometry = Geometry(matrix, np.tile(np.array([[37, 53]], dtype=np.int32), (30, 1)), (64, 96))
     for (left, top, right, bottom), mask in zip(geometry.valid, geometry.valid_mask(), strict=True):
         assert mask[top:bottom, left:right].sum() == mask.sum()
+    np.testing.assert_array_equal(geometry.valid_pixels(), geometry.valid_mask().sum(axis=(1, 2)))
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,39 @@
+# Everything runs from .venv, which `make setup` makes: with uv where it is installed, else uv is put into .venv by pip.
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/.ready
+
+.PHONY: demo test test-slow test-gpu lint bench setup clean
+
+demo: $(READY)  ## Draw a dataset, index, plan, train, evaluate; DATA=folder (PATTERN=regex) for your own images
+	$(BIN)/resflow demo $(if $(DATA),--data "$(DATA)") $(if $(PATTERN),--label-pattern '$(PATTERN)') $(DEMO_FLAGS)
+
+test: $(READY)  ## The tests that pass anywhere, in minutes
+	$(BIN)/python -m pytest
+
+test-slow: $(READY)  ## The tests that take minutes each
+	$(BIN)/python -m pytest -m slow --timeout 1800
+
+test-gpu: $(READY)  ## The tests that need a CUDA device
+	$(BIN)/python -m pytest -m gpu --timeout 600
+
+lint: $(READY)  ## Formatting, style and types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+bench: $(READY)  ## The planner's speed and the share of padding
+	$(BIN)/python benchmarks/plan.py
+	$(BIN)/python benchmarks/padding.py
+
+setup: $(READY)
+
+$(READY): pyproject.toml constraints.txt
+	@command -v uv >/dev/null && uv venv --quiet --allow-existing --python $(PYTHON) .venv || \
+		{ $(PYTHON) -m venv .venv && $(BIN)/python -m pip install --quiet --constraint constraints.txt uv; }
+	@echo "Installing PyTorch, DALI and the rest into .venv (about a minute)"
+	@$$(command -v uv || echo $(BIN)/uv) pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+clean:
+	rm -rf .venv demo-output build *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,52 @@
+"""From bytes of colour to numbers a model takes, on the batch's device."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from resflow.errors import ConfigError
+
+
+@dataclass(frozen=True, slots=True)
+class Normalize:
+    """Subtract the mean and divide by the standard deviation, channel by channel.
+
+    Args:
+        mean: mean of red, green and blue, as shares of full intensity.
+        std: standard deviation of red, green and blue, as shares of full intensity, above 0.
+
+    Raises:
+        ConfigError: not three numbers each, or a standard deviation that is not positive.
+    """
+
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "mean", tuple(self.mean))
+        object.__setattr__(self, "std", tuple(self.std))
+        if len(self.mean) != 3 or len(self.std) != 3 or not all(s > 0 for s in self.std):
+            raise ConfigError(f"Normalize needs three means and three positive stds; got {self.mean} and {self.std}")
+
+    def __call__(self, images: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+        """Normalise images.
+
+        Args:
+            images: uint8 [B, 3, H, W], any memory format and device.
+            dtype: floating dtype of the result; the arithmetic is float32.
+
+        Returns:
+            `dtype` [B, 3, H, W], same memory format and device: (images / 255 - mean) / std.
+        """
+        mean = torch.tensor(self.mean, device=images.device).view(1, 3, 1, 1)
+        std = torch.tensor(self.std, device=images.device).view(1, 3, 1, 1)
+        return torch.addcmul(-mean / std, images.float(), 1 / (255 * std)).to(dtype)
+
+
+IMAGENET = Normalize(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+"""Mean and standard deviation of ImageNet's training images, as torchvision's pretrained models expect."""
+
+UNIT = Normalize(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
+"""Intensities as shares of full intensity, in [0, 1]."""

@@ -1,0 +1,202 @@
+"""What is done to a sample, from its place in an epoch to numbers on a device, as one frozen value."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from resflow.config import Node, read_choice, read_fields
+from resflow.errors import ConfigError
+from resflow.geometry import Affine, Fit, HorizontalFlip, RandomResizedCrop, Rotate, VerticalFlip, View
+from resflow.normalize import IMAGENET, UNIT, Normalize
+from resflow.plan import (
+    Buckets,
+    Constant,
+    Cosine,
+    Cyclic,
+    Linear,
+    RandomMultiScale,
+    Schedule,
+    Steps,
+    as_schedule,
+)
+
+_SCHEDULES = (Constant, Linear, Cosine, Steps, Cyclic, RandomMultiScale)
+_VIEWS = (RandomResizedCrop, HorizontalFlip, VerticalFlip, Rotate, Affine)
+_NORMALIZATIONS = {"imagenet": IMAGENET, "unit": UNIT}
+_DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+_ENGINES = ("auto", "dali", "turbo", "pillow")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pipeline:
+    """What is done to a sample. Built in Python or read from YAML (`Pipeline.from_yaml`), the same thing both ways.
+
+    Args:
+        resolution: side in pixels of the square whose area a batch's shape comes close to, or a schedule of it.
+        buckets: how many aspect ratios to learn from the data, or `Buckets` learned before.
+        stride: heights and widths of batches are multiples of it; the model's total stride, in pixels.
+        area_tolerance: how far a shape's area may lie from the resolution's square, as a share of it, in [0, 1).
+        fit: how an image is placed into its batch's shape.
+        views: random views, drawn before decoding and composed with the placement to one matrix.
+        normalize: mean and standard deviation, applied on the device; None leaves bytes (uint8).
+        dtype: float32, float16 or bfloat16 of normalised images.
+        target: extension of the sample's member that holds its class as a decimal number; None: no targets.
+        engine: "auto" (dali on a GPU, turbo on a CPU), "dali", "turbo" or "pillow".
+        device: where batches are handed out: "cpu", "cuda" or "cuda:N".
+
+    Raises:
+        ConfigError: a field has a wrong type or value.
+    """
+
+    resolution: int | Schedule
+    buckets: int | Buckets = 8
+    stride: int = 32
+    area_tolerance: float = 0.15
+    fit: Fit = dataclasses.field(default_factory=Fit)
+    views: Sequence[View] = ()
+    normalize: Normalize | None = None
+    dtype: torch.dtype = torch.float32
+    target: str | None = "cls"
+    engine: str = "auto"
+    device: str = "cpu"
+
+    def __post_init__(self) -> None:
+        as_schedule(self.resolution)
+        object.__setattr__(self, "views", tuple(self.views))
+        checks: tuple[tuple[str, bool, str], ...] = (
+            ("buckets", isinstance(self.buckets, Buckets) or _whole(self.buckets), "a whole number above 0, or Buckets"),
+            ("stride", _whole(self.stride), "a whole number of pixels above 0"),
+            ("area_tolerance", _number(self.area_tolerance) and 0 <= self.area_tolerance < 1, "a share in [0, 1)"),
+            ("fit", isinstance(self.fit, Fit), "a Fit"),
+            ("views", all(isinstance(v, View) and not isinstance(v, type) for v in self.views), "a sequence of views"),
+            ("normalize", self.normalize is None or isinstance(self.normalize, Normalize), "a Normalize, or None"),
+            ("dtype", self.dtype in _DTYPES.values(), f"one of {', '.join(_DTYPES)}"),
+            ("target", self.target is None or isinstance(self.target, str), "the extension of a member, or None"),
+            ("engine", self.engine in _ENGINES, f"one of {', '.join(_ENGINES)}"),
+            ("device", _device(self.device), '"cpu", "cuda" or "cuda:N"'),
+        )
+        for name, sound, expected in checks:
+            if not sound:
+                raise ConfigError(f"Pipeline.{name} must be {expected}; got {getattr(self, name)!r}")
+        if any(isinstance(view, RandomResizedCrop) for view in self.views[1:]):
+            raise ConfigError("Pipeline.views: RandomResizedCrop replaces the placement, so it must stand first, and once")
+
+    @property
+    def schedule(self) -> Schedule:
+        """The resolution as a schedule."""
+        return as_schedule(self.resolution)
+
+    @classmethod
+    def from_yaml(cls, path: str | Path) -> Pipeline:
+        """Read a pipeline from a YAML file.
+
+        Args:
+            path: the file; see `pipelines/` for examples.
+
+        Returns:
+            The same value that Python would build.
+
+        Raises:
+            ConfigError: the file cannot be read, or a key or value is wrong; names file and line.
+        """
+        pipeline: Pipeline = read_fields(Node.load(path), cls, _READERS, what="pipeline")
+        return pipeline
+
+    def evaluation(self, *, resolution: int | None = None) -> Pipeline:
+        """The same pipeline with nothing random in it, at one fixed resolution.
+
+        Args:
+            resolution: pixels; None takes the highest that the schedule reaches. It may be higher than any trained at.
+
+        Returns:
+            A pipeline without views. A loader over it, left unshuffled, goes through each bucket in dataset order and
+            gives every sample exactly once over all ranks.
+        """
+        fixed = max(self.schedule.resolutions) if resolution is None else resolution
+        buckets = self.buckets
+        if isinstance(buckets, Buckets) and fixed not in buckets.resolutions:
+            buckets = len(buckets)
+        return dataclasses.replace(self, resolution=fixed, views=(), buckets=buckets)
+
+    def describe(self) -> dict[str, str]:
+        """Each field that decides what a batch holds, as text; two pipelines that agree on all give the same batches.
+
+        Device and normalisation are left out: a run may move to another machine and resume there.
+        """
+        decides = ("resolution", "buckets", "stride", "area_tolerance", "fit", "views", "target")
+        return {name: _text(getattr(self, name)) for name in decides}
+
+
+def _text(value: object) -> str:
+    if isinstance(value, Buckets):
+        return f"Buckets(edges={value.edges.tolist()}, shapes={value.shapes.tolist()})"
+    return repr(value)
+
+
+def _whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+
+
+def _number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _device(value: object) -> bool:
+    try:
+        return isinstance(value, str) and torch.device(value).type in ("cpu", "cuda")
+    except RuntimeError:
+        return False
+
+
+def _read_resolution(node: Node) -> int | Schedule:
+    plain = node.plain()
+    return plain if isinstance(plain, int) else _chosen(node, _SCHEDULES, "schedule")
+
+
+def _read_views(node: Node) -> tuple[View, ...]:
+    return tuple(_chosen(element, _VIEWS, "view") for element in node.elements("views"))
+
+
+def _read_fit(node: Node) -> Fit:
+    if node.plain() == "stretch":
+        return Fit.stretch()
+    fit: Fit = read_fields(node, Fit)
+    return fit
+
+
+def _read_normalize(node: Node) -> Normalize | None:
+    plain = node.plain()
+    if plain is None:
+        return None
+    if isinstance(plain, str):
+        if plain in _NORMALIZATIONS:
+            return _NORMALIZATIONS[plain]
+        raise node.error(f"normalize knows {', '.join(_NORMALIZATIONS)}, or mean and std; got {plain!r}")
+    normalize: Normalize = read_fields(node, Normalize)
+    return normalize
+
+
+def _read_dtype(node: Node) -> torch.dtype:
+    plain = node.plain()
+    if not isinstance(plain, str) or plain not in _DTYPES:
+        raise node.error(f"dtype must be one of {', '.join(_DTYPES)}; got {plain!r}")
+    return _DTYPES[plain]
+
+
+def _chosen(node: Node, classes: tuple[type[Any], ...], what: str) -> Any:
+    return read_choice(node, classes, what=what)
+
+
+_READERS: dict[str, Callable[[Node], Any]] = {
+    "resolution": _read_resolution,
+    "views": _read_views,
+    "fit": _read_fit,
+    "normalize": _read_normalize,
+    "dtype": _read_dtype,
+}

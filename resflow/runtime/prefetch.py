@@ -1,0 +1,104 @@
+"""Batches made ahead by one thread of this process: for engines that must not live in a worker process (a GPU's)."""
+
+from __future__ import annotations
+
+import queue
+import threading
+import weakref
+from collections.abc import Callable, Iterable, Iterator
+from typing import Generic, TypeVar
+
+from resflow.errors import WorkerError
+
+Request = TypeVar("Request")
+Result = TypeVar("Result")
+
+_END = object()
+
+
+class Prefetcher(Generic[Request, Result]):
+    """Iterates over `make(request)` for each request, at most `depth` results ahead of what was taken.
+
+    The thread ends when the requests do, when one fails, on `close`, and when the prefetcher is collected.
+
+    Args:
+        requests: taken in order, by the thread.
+        make: called by the thread, one request at a time.
+        depth: finished results that may wait, at least 1.
+    """
+
+    def __init__(self, requests: Iterable[Request], make: Callable[[Request], Result], depth: int) -> None:
+        self._results: queue.Queue[object] = queue.Queue(maxsize=depth)
+        self._stop = threading.Event()
+        self._thread = threading.Thread(
+            target=_produce, args=(iter(requests), make, self._results, self._stop), name="resflow-prefetch", daemon=True
+        )
+        self._thread.start()
+        self._finalizer = weakref.finalize(self, _stop, self._thread, self._results, self._stop)
+
+    def __iter__(self) -> Prefetcher[Request, Result]:
+        return self
+
+    def __next__(self) -> Result:
+        while True:
+            try:
+                result = self._results.get(timeout=0.5)
+                break
+            except queue.Empty:
+                if not self._thread.is_alive() and self._results.empty():
+                    if self._stop.is_set():
+                        raise StopIteration from None
+                    raise WorkerError("the prefetch thread ended without a result; this is a defect of Resflow") from None
+        if result is _END:
+            self.close()
+            raise StopIteration
+        if isinstance(result, _Raised):
+            self.close()
+            raise result.error
+        return result  # type: ignore[return-value]
+
+    def close(self) -> None:
+        """End the thread and drop what waits; harmless when repeated."""
+        self._finalizer()
+
+
+class _Raised:
+    def __init__(self, error: BaseException) -> None:
+        self.error = error
+
+
+def _produce(
+    requests: Iterator[Request],
+    make: Callable[[Request], Result],
+    results: queue.Queue[object],
+    stop: threading.Event,
+) -> None:
+    last: object = _END
+    try:
+        for request in requests:
+            if stop.is_set() or not _put(results, make(request), stop):
+                return
+    except BaseException as error:  # noqa: BLE001 - carried to the loop, which raises it
+        last = _Raised(error)
+    _put(results, last, stop)
+
+
+def _put(results: queue.Queue[object], result: object, stop: threading.Event) -> bool:
+    while not stop.is_set():
+        try:
+            results.put(result, timeout=0.1)
+        except queue.Full:
+            continue
+        return True
+    return False
+
+
+def _stop(thread: threading.Thread, results: queue.Queue[object], stop: threading.Event) -> None:
+    stop.set()
+    while not results.empty():
+        try:
+            results.get_nowait()
+        except queue.Empty:
+            break
+    if thread is not threading.current_thread():
+        thread.join()
