@@ -1,0 +1,1 @@
+"""The `resflow` command, one thin file a subcommand."""

@@ -1,0 +1,84 @@
+"""`resflow index`: scan shards and write their index."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from resflow.sources.index_file import ShardIndex
+
+
+def index(
+    pattern: Annotated[str, typer.Argument(help='Shards, e.g. "shards/train-{0000..0003}.tar"; quote it.')],
+    workers: Annotated[int | None, typer.Option(min=1, help="Processes that scan; chosen by size if left out.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as one line of JSON.")] = False,
+) -> None:
+    """Scan the headers of all images in tar shards and write an index beside them."""
+    from resflow.sources.index_file import write_index
+    from resflow.sources.paths import index_path
+
+    start = time.perf_counter()
+    path = index_path(pattern)
+    found = _build(pattern, workers)
+    write_index(found, path)
+    seconds = time.perf_counter() - start
+    print(_as_json(found, path, seconds) if as_json else _as_text(found, path, seconds))
+
+
+def _build(pattern: str, workers: int | None) -> ShardIndex:
+    from resflow.sources.index_file import build_index
+
+    if not sys.stderr.isatty():
+        return build_index(pattern, workers=workers)
+
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        DownloadColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+        TransferSpeedColumn,
+    )
+
+    columns = (
+        TextColumn("scanning"),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("scan", total=None)
+        return build_index(
+            pattern,
+            workers=workers,
+            progress=lambda done, total: bar.update(task, completed=done, total=total),
+        )
+
+
+def _as_json(found: ShardIndex, path: Path, seconds: float) -> str:
+    return json.dumps(
+        {
+            "index": str(path),
+            "shards": len(found.shards),
+            "samples": len(found),
+            "bytes": sum(found.shard_sizes),
+            "fingerprint": found.fingerprint,
+            "seconds": round(seconds, 3),
+        }
+    )
+
+
+def _as_text(found: ShardIndex, path: Path, seconds: float) -> str:
+    ratio = found.index.aspect_ratio
+    return (
+        f"{len(found):,} images in {len(found.shards):,} shards ({sum(found.shard_sizes) / 1e6:,.1f} MB), "
+        f"aspect ratio {ratio.min():.2f} to {ratio.max():.2f}, {seconds:.1f} s\n{path}"
+    )

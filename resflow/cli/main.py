@@ -1,0 +1,33 @@
+"""Entry point of the `resflow` command."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from resflow.cli.index import index
+from resflow.errors import ResflowError
+
+app = typer.Typer(
+    name="resflow",
+    help="Feed images of many sizes to PyTorch models.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.command()(index)
+
+
+@app.callback()
+def _root() -> None:
+    """Feed images of many sizes to PyTorch models."""
+
+
+def main() -> None:
+    """Run the command line; exit code 1 is an error that Resflow explains, 2 is wrong usage."""
+    try:
+        app()
+    except ResflowError as error:
+        print(f"resflow: {type(error).__name__}\n  {error}", file=sys.stderr)
+        sys.exit(1)

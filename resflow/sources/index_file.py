@@ -1,0 +1,327 @@
+"""The index of a dataset of tar shards as a file: built in one pass, written once, mapped into memory to be read."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import multiprocessing
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from resflow.errors import ConfigError, IndexFileError, ShardError, WorkerError
+from resflow.plan.index import Index
+from resflow.sources.paths import Shards, index_path, pattern_text, shard_paths
+from resflow.sources.scan import ShardScan, scan_shard
+
+VERSION = 1
+_META = b"resflow"
+_SCHEMA = pa.schema(
+    [
+        ("shard", pa.int32()),
+        ("offset", pa.int64()),
+        ("length", pa.int64()),
+        ("size", pa.list_(pa.int32(), 2)),
+        ("image_offset", pa.int64()),
+        ("image_length", pa.int64()),
+        ("key", pa.large_string()),
+    ]
+)
+_SMALL = 1 << 30  # bytes of shards below which starting worker processes costs more than it saves
+
+Progress = Callable[[int, int], None]
+"""Called with the bytes of shards done and the bytes in all."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ShardIndex:
+    """The index of N samples in tar shards, with what reading them needs.
+
+    Args:
+        index: shard, extent and image size of each sample.
+        keys: Arrow large_string [N]; mapped, so a key is read from disk when it is asked for.
+        image_offset: int64 [N], first byte of the image, from the start of the sample's extent.
+        image_length: int64 [N], bytes of the image.
+        shards: path of each shard.
+        shard_sizes: bytes of each shard.
+        path: the file this was opened from, if any.
+    """
+
+    index: Index
+    keys: Any
+    image_offset: npt.NDArray[np.int64]
+    image_length: npt.NDArray[np.int64]
+    shards: tuple[Path, ...]
+    shard_sizes: tuple[int, ...]
+    path: Path | None = None
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of the columns, the keys, and the shards' names and sizes."""
+        return self.index.fingerprint
+
+    def name(self, sample_id: int) -> tuple[str, str]:
+        """Shard and key of one sample."""
+        return str(self.shards[int(self.index.shard[sample_id])]), self.keys[int(sample_id)].as_py()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        if self.path is not None:
+            return _reopen, (self.path, self.fingerprint)
+        fields = (self.index, self.keys, self.image_offset, self.image_length, self.shards, self.shard_sizes)
+        return ShardIndex, fields
+
+
+def build_index(shards: Shards, *, workers: int | None = None, progress: Progress | None = None) -> ShardIndex:
+    """Scan the headers of all shards.
+
+    Args:
+        shards: pattern, path, or a sequence of them.
+        workers: processes, at least 1; by default 1 for less than 1 GiB of shards, else at most 4.
+        progress: called after each shard with bytes done and bytes in all.
+
+    Returns:
+        The index, the same for any number of workers.
+
+    Raises:
+        ConfigError: no shards, or a wrong number of workers.
+        ShardError: a shard is missing, damaged, cut short or empty, or repeats a key.
+        HeaderError: a sample has no image, or one whose size cannot be read.
+        WorkerError: a worker process died.
+    """
+    if workers is not None and workers < 1:
+        raise ConfigError(f"workers must be at least 1; got {workers}")
+    paths = shard_paths(shards)
+    sizes = [_size_on_disk(path) for path in paths]
+    if workers is None:
+        workers = 1 if sum(sizes) < _SMALL else min(4, os.cpu_count() or 1)
+    workers = min(workers, len(paths))
+    columns: dict[str, list[Any]] = {name: [] for name in _SCHEMA.names}
+    done = 0
+    with _scans(paths, workers) as scans:
+        for number, scan in enumerate(scans):
+            if scan.shard_size != sizes[number]:
+                raise ShardError("changed size while it was scanned. Index it again.", shard=str(paths[number]))
+            columns["shard"].append(np.full(len(scan.keys), number, np.int32))
+            for name in ("offset", "length", "size", "image_offset", "image_length"):
+                columns[name].append(getattr(scan, name))
+            columns["key"].append(pa.array(scan.keys, pa.large_string()))
+            done += sizes[number]
+            if progress is not None:
+                progress(done, sum(sizes))
+    keys = pa.concat_arrays(columns.pop("key"))
+    arrays = {name: np.concatenate(parts) for name, parts in columns.items()}
+    digest = _fingerprint(list(arrays.values()), keys, paths, sizes)
+    image_offset, image_length = arrays.pop("image_offset"), arrays.pop("image_length")
+    index = Index(**arrays, fingerprint=digest)
+    return ShardIndex(index, keys, image_offset, image_length, tuple(paths), tuple(sizes))
+
+
+def write_index(index: ShardIndex, path: Path) -> ShardIndex:
+    """Write an index file; whoever opens `path` meanwhile sees the old file or the new one, whole.
+
+    Args:
+        index: what to write.
+        path: where; shards are named relative to its folder.
+
+    Returns:
+        The same index, mapped from the file.
+
+    Raises:
+        IndexFileError: the file cannot be written.
+    """
+    folder = path.parent
+    meta = {
+        "version": VERSION,
+        "fingerprint": index.fingerprint,
+        "shards": [Path(os.path.relpath(shard, folder)).as_posix() for shard in index.shards],
+        "shard_sizes": list(index.shard_sizes),
+    }
+    plain = index.index
+    size = pa.FixedSizeListArray.from_arrays(pa.array(plain.size.reshape(-1)), 2)
+    columns = [
+        plain.shard,
+        plain.offset,
+        plain.length,
+        size,
+        index.image_offset,
+        index.image_length,
+        index.keys,
+    ]
+    schema = _SCHEMA.with_metadata({_META: json.dumps(meta).encode()})
+    batch = pa.record_batch([c if isinstance(c, pa.Array) else pa.array(c) for c in columns], schema=schema)
+    temporary: str | None = None
+    try:
+        handle, temporary = tempfile.mkstemp(dir=folder, prefix=f".{path.name}.")
+        with os.fdopen(handle, "wb") as file:
+            with pa.ipc.new_file(file, schema) as writer:
+                writer.write_batch(batch)
+            file.flush()
+            os.fsync(file.fileno())
+            os.fchmod(file.fileno(), 0o644)
+        Path(temporary).replace(path)
+        temporary = None
+    except OSError as error:
+        raise IndexFileError(
+            f"the index cannot be written: {error.strerror or error}. Make its folder writable.",
+            shard=str(path),
+        ) from error
+    finally:
+        if temporary is not None:
+            Path(temporary).unlink(missing_ok=True)
+    return open_index_file(path)
+
+
+def open_index(shards: Shards) -> ShardIndex:
+    """Open the index that `resflow index` wrote for these shards, and check that it is theirs.
+
+    Args:
+        shards: the same pattern, path or sequence that was indexed.
+
+    Returns:
+        The index, mapped into memory.
+
+    Raises:
+        IndexFileError: the index is missing, stale, damaged or of another version.
+        ConfigError: no shards match.
+    """
+    command = f"resflow index {pattern_text(shards)}"
+    path = index_path(shards)
+    if not path.exists():
+        shard_paths(shards)
+        raise IndexFileError(f"there is no index of these shards. Run: {command}", shard=str(path))
+    index = open_index_file(path, command=command)
+    expected = [os.path.abspath(shard) for shard in shard_paths(shards)]  # noqa: PTH100
+    recorded = [os.path.abspath(shard) for shard in index.shards]  # noqa: PTH100
+    if expected != recorded:
+        raise IndexFileError(
+            f"the index is stale: it lists {len(recorded)} shards, the pattern names {len(expected)}, and the lists "
+            f"differ. Run: {command}",
+            shard=str(path),
+        )
+    return index
+
+
+def open_index_file(path: Path, *, command: str = 'resflow index "PATTERN"', check: bool = True) -> ShardIndex:
+    """Map an index file into memory.
+
+    Args:
+        path: the file.
+        command: what to run to write it again, for error messages.
+        check: whether to look at each shard's size (one stat a shard).
+
+    Returns:
+        The index.
+
+    Raises:
+        IndexFileError: the file is missing, stale, damaged or of another version.
+    """
+    where = str(path)
+    try:
+        reader = pa.ipc.open_file(pa.memory_map(where))
+        meta = json.loads((reader.schema.metadata or {})[_META])
+        version = meta["version"]
+        if version != VERSION:
+            raise IndexFileError(f"the index is of version {version}; expected {VERSION}. Run: {command}", shard=where)
+        if not reader.schema.equals(_SCHEMA) or reader.num_record_batches != 1:
+            raise IndexFileError(f"the index has other columns than expected. Run: {command}", shard=where)
+        batch = reader.get_batch(0)
+        batch.validate()
+        names = [str(name) for name in meta["shards"]]
+        sizes = tuple(int(size) for size in meta["shard_sizes"])
+        fingerprint = str(meta["fingerprint"])
+    except FileNotFoundError as error:
+        raise IndexFileError(f"there is no index here. Run: {command}", shard=where) from error
+    except (pa.ArrowInvalid, OSError, ValueError, KeyError, TypeError) as error:
+        raise IndexFileError(f"the index is damaged ({error}). Run: {command}", shard=where) from error
+    shards = tuple(Path(os.path.normpath(path.parent / name)) for name in names)
+    if check:
+        _check_shards(shards, sizes, where, command)
+    column = dict(zip(_SCHEMA.names, batch.columns, strict=True))
+    array = {name: column[name].to_numpy(zero_copy_only=True) for name in ("shard", "offset", "length")}
+    size = column["size"].flatten().to_numpy(zero_copy_only=True).reshape(-1, 2)
+    return ShardIndex(
+        Index(**array, size=size, fingerprint=fingerprint),
+        column["key"],
+        column["image_offset"].to_numpy(zero_copy_only=True),
+        column["image_length"].to_numpy(zero_copy_only=True),
+        shards,
+        sizes,
+        path,
+    )
+
+
+def _check_shards(shards: tuple[Path, ...], sizes: tuple[int, ...], where: str, command: str) -> None:
+    if len(shards) != len(sizes):
+        raise IndexFileError(
+            f"the index is damaged ({len(shards)} shards, {len(sizes)} sizes). Run: {command}", shard=where
+        )
+    for shard, size in zip(shards, sizes, strict=True):
+        try:
+            found = shard.stat().st_size
+        except OSError as error:
+            raise IndexFileError(
+                f"the index is stale: shard {shard} is missing. Put it back, or run: {command}", shard=where
+            ) from error
+        if found != size:
+            raise IndexFileError(
+                f"the index is stale: shard {shard} has {found} bytes, {size} when it was indexed. Run: {command}",
+                shard=where,
+            )
+
+
+def _reopen(path: Path, fingerprint: str) -> ShardIndex:
+    index = open_index_file(path, check=False)
+    if index.fingerprint != fingerprint:
+        raise IndexFileError("the index was written anew while in use. Start again.", shard=str(path))
+    return index
+
+
+def _fingerprint(arrays: list[npt.NDArray[Any]], keys: Any, paths: list[Path], sizes: list[int]) -> str:
+    """sha256 over the columns, the keys, and the shards' basenames and sizes."""
+    digest = hashlib.sha256(json.dumps([VERSION, [[p.name, s] for p, s in zip(paths, sizes, strict=True)]]).encode())
+    for array in arrays:
+        digest.update(np.ascontiguousarray(array).data)
+    _, offsets, text = keys.buffers()
+    digest.update(np.frombuffer(offsets, np.int64)[: len(keys) + 1].data)
+    digest.update(text or b"")
+    return digest.hexdigest()
+
+
+def _size_on_disk(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError as error:
+        raise ShardError(
+            f"the shard is missing or cannot be read: {error.strerror}. Check the pattern.", shard=str(path)
+        ) from error
+
+
+@contextmanager
+def _scans(paths: list[Path], workers: int) -> Iterator[Iterator[ShardScan]]:
+    """Scans in the order of the shards, whatever the number of workers."""
+    if workers == 1:
+        yield map(scan_shard, paths)
+        return
+    pool = ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"))
+    try:
+        yield pool.map(scan_shard, paths)
+    except BrokenProcessPool as error:
+        raise WorkerError(
+            "a process that scans shards died. In a script, call this below `if __name__ == '__main__':`; "
+            "or pass workers=1."
+        ) from error
+    finally:
+        pool.shutdown(cancel_futures=True)

@@ -1,0 +1,127 @@
+"""One pass over a shard's headers: where its samples lie and how large their images are."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from resflow.errors import HeaderError, ShardError
+from resflow.headers import HeaderTruncatedError, ImageHeader, read_header
+from resflow.sources.groups import IMAGE_EXTENSIONS, group_members
+from resflow.sources.tar import Member, Read, read_members
+
+_WINDOW = 16 * 1024  # bytes a read: a tar header, most image headers, and the small members in between
+_FIRST = 4 * 1024  # bytes of an image that are tried first
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ShardScan:
+    """The samples of one shard.
+
+    Args:
+        keys: [N].
+        offset: int64 [N], first byte of each sample's extent in the shard.
+        length: int64 [N], bytes of the extent.
+        size: int32 [N, 2], height and width after EXIF orientation.
+        image_offset: int64 [N], first byte of the image, from the start of the extent.
+        image_length: int64 [N], bytes of the image.
+        shard_size: bytes of the shard.
+    """
+
+    keys: list[str]
+    offset: npt.NDArray[np.int64]
+    length: npt.NDArray[np.int64]
+    size: npt.NDArray[np.int32]
+    image_offset: npt.NDArray[np.int64]
+    image_length: npt.NDArray[np.int64]
+    shard_size: int
+
+
+def scan_shard(path: Path) -> ShardScan:
+    """Read the headers of one shard's members and images; no image is decoded.
+
+    Args:
+        path: a local, uncompressed tar.
+
+    Returns:
+        Its samples, in order.
+
+    Raises:
+        ShardError: the shard is missing, unreadable, damaged, cut short, holds no samples, or repeats a key.
+        HeaderError: a sample has no image, or one whose size cannot be read.
+    """
+    shard = str(path)
+    try:
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+    except OSError as error:
+        raise ShardError(f"cannot be opened: {error.strerror}. Check the path.", shard=shard) from error
+    try:
+        return _scan(descriptor, shard)
+    except OSError as error:
+        raise ShardError(f"cannot be read: {error.strerror}. Check the disk.", shard=shard) from error
+    finally:
+        os.close(descriptor)
+
+
+def _scan(descriptor: int, shard: str) -> ShardScan:
+    shard_size = os.fstat(descriptor).st_size
+    read = _windowed(descriptor)
+    keys: list[str] = []
+    rows: list[tuple[int, ...]] = []
+    for key, members, image, (start, end) in (
+        (group.key, group.members, group.image, group.extent)
+        for group in group_members(read_members(read, shard, end=shard_size), shard)
+    ):
+        if image is None:
+            raise HeaderError(
+                f"no image among its members {sorted(members)}; expected one of {', '.join(IMAGE_EXTENSIONS)}. "
+                "Add the image or drop the sample",
+                key=key,
+                shard=shard,
+            )
+        try:
+            header = _image_header(read, image)
+        except HeaderError as error:
+            raise error.located(key=key, shard=shard) from error
+        keys.append(key)
+        rows.append((start, end - start, header.height, header.width, image.offset - start, image.size))
+    if not rows:
+        raise ShardError("the shard holds no samples. Leave it out, or write it again.", shard=shard)
+    table = np.array(rows, dtype=np.int64)
+    return ShardScan(
+        keys=keys,
+        offset=table[:, 0].copy(),
+        length=table[:, 1].copy(),
+        size=table[:, 2:4].astype(np.int32),
+        image_offset=table[:, 4].copy(),
+        image_length=table[:, 5].copy(),
+        shard_size=shard_size,
+    )
+
+
+def _image_header(read: Read, image: Member) -> ImageHeader:
+    count = min(image.size, _FIRST)
+    while True:
+        try:
+            return read_header(read(image.offset, count))
+        except HeaderTruncatedError as error:
+            if count == image.size:
+                raise
+            count = min(image.size, max(error.needed, 2 * count))
+
+
+def _windowed(descriptor: int) -> Read:
+    """Reads by offset, through one window, so that neighbouring small reads cost one system call."""
+    window, first = memoryview(b""), 0
+
+    def read(offset: int, count: int) -> memoryview:
+        nonlocal window, first
+        if not first <= offset <= offset + count <= first + len(window):
+            window, first = memoryview(os.pread(descriptor, max(count, _WINDOW), offset)), offset
+        return window[offset - first : offset - first + count]
+
+    return read

@@ -1,0 +1,224 @@
+"""A strict reader of tar archives (POSIX ustar and pax, GNU long names, v7).
+
+Python's `tarfile` ends an archive silently at a damaged header, at a lone zero block and where the file is cut short.
+This reader checks every header's checksum, wants the end-of-archive and nothing but zeros after it, and says shard
+and byte offset otherwise. Only headers are read; nothing is ever written to disk by a member's name.
+
+Directories are skipped. Links, devices, sparse files and multi-volume parts are refused: they stand for data that is
+not in the archive where a reader of samples would look for it.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Iterator
+from typing import NamedTuple, TypeAlias
+
+from resflow.errors import ShardError
+
+BLOCK = 512
+
+Read: TypeAlias = Callable[[int, int], bytes | memoryview]
+"""(offset, count) -> the bytes there, fewer only where the archive ends."""
+
+_HEADER = struct.Struct("100s24x12s12x8sc100x8s80x155s12x")  # name, size, checksum, type, magic, prefix
+_ZEROS = bytes(BLOCK)
+_MAX_EXTENSION = 1 << 20  # bytes of one long name or pax header
+_REFUSED = {
+    b"1": "a hard link",
+    b"2": "a symbolic link",
+    b"3": "a character device",
+    b"4": "a block device",
+    b"6": "a FIFO",
+    b"S": "a sparse file",
+    b"M": "a part of a multi-volume archive",
+}
+
+
+class Member(NamedTuple):
+    """One regular file in a tar archive; offsets count bytes from the archive's start.
+
+    Args:
+        name: full name, including folders.
+        offset: first byte of its data.
+        size: bytes of data.
+        header: first byte of its first header (a pax or long-name header, where it has one).
+    """
+
+    name: str
+    offset: int
+    size: int
+    header: int
+
+
+def read_members(read: Read, shard: str, *, end: int, start: int = 0, archive: bool = True) -> Iterator[Member]:
+    """List the regular files of a tar archive, or of a stretch of whole members within one.
+
+    Args:
+        read: gives bytes by offset and count.
+        shard: name for error messages.
+        end: bytes in the archive, or the end of the stretch.
+        start: offset of the first header.
+        archive: whether an end-of-archive must close the list; False for a stretch.
+
+    Yields:
+        Members in the order of the archive.
+
+    Raises:
+        ShardError: a damaged header, data or end cut short, bytes after the end, or a kind of member that is refused.
+    """
+    position, header, pax_size = start, -1, None
+    long_name: str | None = None
+    while archive or position < end:
+        block = bytes(read(position, BLOCK)) if position < end else b""
+        if len(block) < BLOCK:
+            raise ShardError(
+                f"truncated: a 512-byte block was expected, {len(block)} bytes are left, and no end-of-archive (two "
+                "blocks of zeros) was met. Copy or write the shard again.",
+                shard=shard,
+                offset=position,
+            )
+        if block == _ZEROS:
+            if header >= 0 or not archive:
+                raise _damaged(shard, position, "zeros where a member's header was expected")
+            _check_end(read, shard, position, end)
+            return
+        name, size_field, checksum, kind, magic, prefix = _HEADER.unpack(block)
+        if not _checksum_matches(block, checksum):
+            raise _damaged(shard, position, _checksum_hint(block, position))
+        size = _number(size_field, shard, position)
+        data = position + BLOCK
+        if kind in b"0\x007" and pax_size is not None:
+            size = pax_size
+        if data + size > end:
+            raise ShardError(
+                f"truncated: member {_text(name, shard, position)!r} needs bytes up to {data + size}; the "
+                f"{'shard' if archive else 'sample'} ends at {end}. Copy or write the shard again.",
+                shard=shard,
+                offset=position,
+            )
+        if header < 0 and kind != b"g":
+            header = position
+        following = data + (size + BLOCK - 1) // BLOCK * BLOCK
+        if kind in b"xXgLK":
+            if size > _MAX_EXTENSION:
+                raise _damaged(shard, position, f"a header extension of {size} bytes; at most {_MAX_EXTENSION}")
+            extension = bytes(read(data, size))
+            if kind == b"L":
+                long_name = _text(extension, shard, position)
+            elif kind != b"K":
+                path, pax_value = _pax(extension, shard, position, everywhere=kind == b"g")
+                long_name = path if path is not None else long_name
+                pax_size = pax_value if pax_value is not None else pax_size
+            position = following
+            continue
+        if long_name is not None:
+            full = long_name
+        else:
+            full = _text(name, shard, position)
+            if magic == b"ustar\x0000" and prefix[0]:
+                full = f"{_text(prefix, shard, position)}/{full}"
+        if kind in b"0\x007" and not full.endswith("/"):
+            yield Member(full, data, size, header)
+        elif kind not in b"05\x00":
+            what = _REFUSED.get(kind, f"a member of type {kind!r}")
+            raise ShardError(
+                f"{full!r} is {what}; only regular files and folders are read. Write the shard again with the "
+                "files themselves (tar --dereference --hard-dereference, without --sparse).",
+                shard=shard,
+                offset=position,
+            )
+        position, header, pax_size, long_name = following, -1, None, None
+    if header >= 0:
+        raise _damaged(shard, position, "a header extension without a member")
+
+
+def _checksum_matches(block: bytes, field: bytes) -> bool:
+    """Whether the sum of the header's bytes, its own checksum field taken as spaces, is what the field says."""
+    digits = field.split(b"\0", 1)[0].strip(b" ")
+    if not digits.isdigit() or b"8" in digits or b"9" in digits:
+        return False
+    expected = int(digits, 8)
+    total = sum(block) - sum(field) + 8 * 0x20
+    if total == expected:
+        return True
+    signed = sum(byte > 127 for byte in block) - sum(byte > 127 for byte in field)
+    return total - 256 * signed == expected  # some old writers summed signed bytes
+
+
+def _checksum_hint(block: bytes, position: int) -> str:
+    if position == 0 and block[:2] == b"\x1f\x8b":
+        return "the file is compressed with gzip, and compressed shards cannot be read by offset; run gunzip on it"
+    return "the header's checksum does not match" + (", so this is not a tar archive" if position == 0 else "")
+
+
+def _number(field: bytes, shard: str, position: int) -> int:
+    """An octal or base-256 number."""
+    if field[0] == 0x80:
+        return int.from_bytes(field[1:], "big")
+    digits = field.split(b"\0", 1)[0].strip(b" ")
+    if not digits.isdigit() or b"8" in digits or b"9" in digits:
+        raise _damaged(shard, position, f"size field {field!r} is not a number")
+    return int(digits, 8)
+
+
+def _text(field: bytes, shard: str, position: int) -> str:
+    """A name, up to its first NUL."""
+    try:
+        return field.split(b"\0", 1)[0].decode()
+    except UnicodeDecodeError as error:
+        raise ShardError(
+            f"member name {field.rstrip(bytes(1))!r} is not UTF-8. Write the shard again with UTF-8 names.",
+            shard=shard,
+            offset=position,
+        ) from error
+
+
+def _pax(body: bytes, shard: str, position: int, *, everywhere: bool) -> tuple[str | None, int | None]:
+    """Path and size from a pax header's records, `length key=value` and a newline each."""
+    path: str | None = None
+    size: int | None = None
+    while body.strip(b"\0"):
+        digits, _, _ = body.partition(b" ")
+        length = int(digits) if digits.isdigit() else 0
+        record = body[len(digits) + 1 : length - 1]
+        key, equals, value = record.partition(b"=")
+        if not equals or len(body) < length or body[length - 1] != 0x0A:
+            raise _damaged(shard, position, "a pax record is malformed")
+        if key.startswith(b"GNU.sparse."):
+            raise _damaged(shard, position, "a sparse file, which is not read; write the shard without --sparse")
+        if key in (b"path", b"size") and everywhere:
+            raise _damaged(shard, position, f"a global pax header sets {key.decode()} for all members")
+        if key == b"path" and value:
+            path = _text(value, shard, position).rstrip("/")
+        elif key == b"size" and value:
+            if not value.isdigit():
+                raise _damaged(shard, position, f"pax size {value!r} is not a number")
+            size = int(value)
+        body = body[length:]
+    return path, size
+
+
+def _check_end(read: Read, shard: str, first: int, end: int) -> None:
+    """Want a second block of zeros after the one at `first`, and nothing but zeros after it."""
+    if end - first < 2 * BLOCK:
+        raise ShardError(
+            "truncated: one block of zeros, then the file ends; the end-of-archive is two. "
+            "Copy or write the shard again.",
+            shard=shard,
+            offset=first,
+        )
+    for position in range(first, end, 1 << 20):
+        chunk = bytes(read(position, min(1 << 20, end - position)))
+        if chunk.strip(b"\0"):
+            at = position + len(chunk) - len(chunk.lstrip(b"\0"))
+            raise ShardError(
+                f"bytes follow the end-of-archive at {first}: a damaged header, or archives joined by cat. "
+                "Write the shard again (archives are joined by tar --concatenate).",
+                shard=shard,
+                offset=at // BLOCK * BLOCK,
+            )
+
+
+def _damaged(shard: str, position: int, what: str) -> ShardError:
+    return ShardError(f"damaged header: {what}. Copy or write the shard again.", shard=shard, offset=position)

@@ -1,0 +1,278 @@
+"""WebDataset shards from samples, and samples from folders of images."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import IO, Any
+
+import webdataset
+
+from resflow.errors import ConfigError, SampleError
+from resflow.sources.groups import IMAGE_EXTENSIONS, split_name
+
+
+def write_shards(
+    samples: Iterable[Mapping[str, object]],
+    pattern: str | Path,
+    *,
+    max_samples: int = 10_000,
+    max_bytes: int = 1 << 30,
+    overwrite: bool = False,
+) -> list[Path]:
+    """Write samples into WebDataset tar shards; none appears under its name before all are complete.
+
+    Args:
+        samples: mappings with "__key__" and one value an extension: bytes, str, int, or what webdataset encodes by
+            that extension. Other names in double underscores are left out.
+        pattern: path with one number in it, such as "out/train-%06d.tar"; missing folders are made.
+        max_samples: samples a shard, at least 1.
+        max_bytes: a shard is closed once its members exceed this many bytes; at least 1.
+        overwrite: whether existing shards of these names may be replaced.
+
+    Returns:
+        The shards, in order.
+
+    Raises:
+        ConfigError: no samples, a pattern without a number, limits below 1, or a shard that exists.
+        SampleError: a sample without a key, with one that WebDataset would split or that came before, or with a
+            value that cannot be encoded.
+    """
+    if max_samples < 1 or max_bytes < 1:
+        raise ConfigError(f"max_samples and max_bytes must be at least 1; got {max_samples} and {max_bytes}")
+    _check_pattern(str(pattern))
+    iterator = iter(samples)
+    first = next(iterator, None)
+    if first is None:
+        raise ConfigError("no samples to write; expected at least one.")
+    staged = _Staged(overwrite)
+    seen: set[str] = set()
+    try:
+        with webdataset.ShardWriter(
+            str(pattern),
+            maxcount=max_samples,
+            maxsize=max_bytes,
+            verbose=0,
+            opener=staged.open,
+            post=staged.finish,
+            mtime=0,  # equal samples, equal shards
+        ) as writer:
+            for position, sample in enumerate(chain([first], iterator)):
+                key = _checked_key(sample, position, seen)
+                try:
+                    writer.write(dict(sample))
+                except (ValueError, TypeError, AttributeError, AssertionError) as error:
+                    raise SampleError(f"cannot be encoded: {error}. Give bytes", key=key, position=position) from error
+        return staged.publish()
+    finally:
+        staged.discard()
+
+
+@dataclass(frozen=True, slots=True)
+class LabelledImages:
+    """Image files with a class each; iterating gives samples for `write_shards`.
+
+    Args:
+        paths: the files.
+        keys: a key each, unique.
+        labels: a class number each, in [0, len(classes)).
+        classes: class names, sorted.
+    """
+
+    paths: tuple[Path, ...]
+    keys: tuple[str, ...]
+    labels: tuple[int, ...]
+    classes: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __iter__(self) -> Iterator[dict[str, object]]:
+        for path, key, label in zip(self.paths, self.keys, self.labels, strict=True):
+            yield {"__key__": key, path.suffix[1:].lower(): path.read_bytes(), "cls": label}
+
+
+def class_folder_samples(folder: str | Path) -> LabelledImages:
+    """Images in one sub-folder a class, numbered by name, as torchvision's ImageFolder does.
+
+    Args:
+        folder: holds the class folders; images may lie deeper in these.
+
+    Returns:
+        The images, class by class.
+
+    Raises:
+        ConfigError: the folder is missing, has no class folders, or a class has no images.
+    """
+    root = _folder(folder)
+    classes = sorted(entry.name for entry in os.scandir(root) if entry.is_dir() and entry.name[0] != ".")
+    if not classes:
+        raise ConfigError(
+            f"{root} has no sub-folders; expected one a class. For classes in file names, give a regular expression."
+        )
+    paths: list[Path] = []
+    labels: list[int] = []
+    for label, name in enumerate(classes):
+        found = _images(root / name)
+        if not found:
+            raise ConfigError(
+                f"class folder {root / name} has no images ({', '.join(IMAGE_EXTENSIONS)}). Add some, or remove it."
+            )
+        paths.extend(found)
+        labels.extend([label] * len(found))
+    return LabelledImages(tuple(paths), _keys(root, paths), tuple(labels), tuple(classes))
+
+
+def labelled_files(folder: str | Path, pattern: str) -> LabelledImages:
+    """Images whose class is in their file names.
+
+    Args:
+        folder: holds the images, also in sub-folders.
+        pattern: regular expression with a group, searched in each file's name; its first group is the class.
+
+    Returns:
+        The images, by path; classes are numbered in sorted order.
+
+    Raises:
+        ConfigError: the folder is missing or has no images, the expression is malformed or has no group, or a file's
+            name does not match.
+    """
+    root = _folder(folder)
+    try:
+        expression = re.compile(pattern)
+    except re.error as error:
+        raise ConfigError(f"regular expression {pattern!r} is malformed: {error}. Correct it.") from error
+    if not expression.groups:
+        raise ConfigError(f"regular expression {pattern!r} has no group; expected the class in parentheses.")
+    paths = _images(root)
+    if not paths:
+        raise ConfigError(f"{root} has no images; expected files ending in {', '.join(IMAGE_EXTENSIONS)}.")
+    names: list[str] = []
+    for path in paths:
+        match = expression.search(path.name)
+        if match is None or not match[1]:
+            raise ConfigError(
+                f"regular expression {pattern!r} finds no class in the file name {path.name!r} (in {path.parent}). "
+                "Change the expression, or move the file."
+            )
+        names.append(match[1])
+    classes = sorted(set(names))
+    number = {name: label for label, name in enumerate(classes)}
+    return LabelledImages(tuple(paths), _keys(root, paths), tuple(number[n] for n in names), tuple(classes))
+
+
+class _Staged:
+    """Shards under temporary names, until all are complete."""
+
+    def __init__(self, overwrite: bool) -> None:
+        self.overwrite = overwrite
+        self.file: IO[bytes] | None = None
+        self.shards: list[tuple[Path, Path]] = []
+
+    def open(self, name: str) -> IO[bytes]:
+        path = Path(name)
+        if path.exists() and not self.overwrite:
+            raise ConfigError(f"shard {path} exists. Remove it, choose another name, or pass overwrite=True.")
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self.file = temporary.open("wb")
+        except OSError as error:
+            raise ConfigError(f"shard {path} cannot be written: {error.strerror}. Choose another folder.") from error
+        self.shards.append((temporary, path))
+        return self.file
+
+    def finish(self, _name: str) -> None:
+        if self.file is not None:
+            self.file.close()
+            self.file = None
+
+    def publish(self) -> list[Path]:
+        for temporary, path in self.shards:
+            temporary.replace(path)
+        return [path for _, path in self.shards]
+
+    def discard(self) -> None:
+        self.finish("")
+        for temporary, _ in self.shards:
+            temporary.unlink(missing_ok=True)
+
+
+def _check_pattern(pattern: str) -> None:
+    try:
+        distinct = pattern % 0 != pattern % 1
+    except (TypeError, ValueError):
+        distinct = False
+    if not distinct:
+        raise ConfigError(f"shard pattern must hold one number; got {pattern!r}, expected e.g. 'out/train-%06d.tar'")
+
+
+def _checked_key(sample: Mapping[str, Any], position: int, seen: set[str]) -> str:
+    key = sample.get("__key__")
+    if not isinstance(key, str) or not key:
+        raise SampleError(f"sample {position} has no '__key__'; got {key!r}. Give each a unique str", position=position)
+    for extension in sample:
+        if extension.startswith("__") and extension.endswith("__"):
+            continue
+        if extension != extension.lower() or extension[:1] in ("", "_", ".") or "/" in extension:
+            raise SampleError(
+                f"extension {extension!r} would not be read back; expected lower case without a slash or a leading "
+                "dot or underscore. Rename it",
+                key=key,
+                position=position,
+            )
+        if split_name(f"{key}.{extension}") != (key, extension) or not _plain(key):
+            raise SampleError(
+                f"key {key!r} would be read back as another; expected no dot in its last part, no '.', '..' or empty "
+                "part, no NUL, and no first part in double underscores. Rename it",
+                key=key,
+                position=position,
+            )
+    if all(extension.startswith("__") for extension in sample):
+        raise SampleError("sample holds nothing but its key. Add its image", key=key, position=position)
+    if key in seen:
+        raise SampleError(f"key {key!r} came before. Give each sample its own", key=key, position=position)
+    seen.add(key)
+    return key
+
+
+def _plain(key: str) -> bool:
+    return "\0" not in key and not any(part in ("", ".", "..") for part in key.split("/"))
+
+
+def _folder(folder: str | Path) -> Path:
+    root = Path(folder)
+    if not root.is_dir():
+        raise ConfigError(f"{root} is not a folder; expected one with images. Check the path.")
+    return root
+
+
+def _images(root: Path) -> list[Path]:
+    """Image files below `root`, sorted by folder, then name; hidden ones left out."""
+    found: list[Path] = []
+    for folder, folders, files in os.walk(root, followlinks=True):
+        folders[:] = sorted(name for name in folders if name[0] != ".")
+        for name in sorted(files):
+            path = Path(folder, name)
+            if name[0] != "." and path.suffix[1:].lower() in IMAGE_EXTENSIONS:
+                found.append(path)
+    return found
+
+
+def _keys(root: Path, paths: list[Path]) -> tuple[str, ...]:
+    """A key each: the path without its suffix, dots in the name replaced; numbered where two would be the same."""
+    taken: set[str] = set()
+    keys: list[str] = []
+    for path in paths:
+        relative = path.relative_to(root).with_suffix("")
+        plain = relative.with_name(relative.name.replace(".", "_")).as_posix()
+        key, number = plain, 2
+        while key in taken:
+            key, number = f"{plain}_{number}", number + 1
+        taken.add(key)
+        keys.append(key)
+    return tuple(keys)
