@@ -1,0 +1,142 @@
+"""Buckets: intervals of aspect ratio, each with one shape per resolution."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import overload
+
+import numpy as np
+import numpy.typing as npt
+
+from resflow.errors import ConfigError, PlanError
+
+Sizes = npt.NDArray[np.int32]
+"""int32 [N, 2]: height and width in pixels."""
+
+_CHUNK = 1 << 20  # samples handled at a time, so that temporaries stay small
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Buckets:
+    """K intervals of aspect ratio W/H and the shape of each at every resolution in use.
+
+    Args:
+        edges: float64 [K-1], aspect ratios between neighbouring intervals, ascending; a ratio equal to an edge
+            belongs to the interval above.
+        resolutions: int32 [R], pixels, ascending.
+        shapes: int32 [R, K, 2], height and width of each bucket at each resolution, multiples of `stride`.
+        stride: pixels.
+        max_crop: share of an image that may be cropped away, in [0, 1], which the shapes were chosen for.
+
+    Raises:
+        ConfigError: a wrong dtype or shape, edges or resolutions out of order, a shape off the stride.
+    """
+
+    edges: npt.NDArray[np.float64]
+    resolutions: npt.NDArray[np.int32]
+    shapes: npt.NDArray[np.int32]
+    stride: int
+    max_crop: float = 0.0
+
+    def __post_init__(self) -> None:
+        kinds = {"edges": (np.float64, 1), "resolutions": (np.int32, 1), "shapes": (np.int32, 3)}
+        for name, (dtype, ndim) in kinds.items():
+            array = getattr(self, name)
+            if array.dtype != dtype or array.ndim != ndim:
+                raise ConfigError(
+                    f"Buckets.{name} must be {np.dtype(dtype)} with {ndim} axes; got {array.dtype} {list(array.shape)}"
+                )
+        expected = (len(self.resolutions), len(self.edges) + 1, 2)
+        if self.shapes.shape != expected or not len(self.resolutions):
+            raise ConfigError(
+                f"Buckets.shapes must be int32 [R,K,2] with R = len(resolutions) >= 1 and K = len(edges) + 1, here "
+                f"{list(expected)}; got {list(self.shapes.shape)}"
+            )
+        if not (np.isfinite(self.edges).all() and (np.diff(self.edges, prepend=0.0) > 0).all()):
+            raise ConfigError(f"Buckets.edges must be positive and ascending; got {self.edges.tolist()}")
+        if not (np.diff(self.resolutions, prepend=0) > 0).all():
+            raise ConfigError(f"Buckets.resolutions must be positive and ascending; got {self.resolutions.tolist()}")
+        if self.stride < 1 or (self.shapes < 1).any() or (self.shapes % self.stride).any():
+            raise ConfigError(
+                f"Buckets.shapes must be positive multiples of stride {self.stride}; got {self.shapes.tolist()}"
+            )
+        if not 0.0 <= self.max_crop <= 1.0:
+            raise ConfigError(f"Buckets.max_crop must be in [0, 1]; got {self.max_crop!r}")
+        for name in kinds:
+            getattr(self, name).setflags(write=False)
+
+    def __len__(self) -> int:
+        return len(self.edges) + 1
+
+    def assign(self, size: Sizes) -> npt.NDArray[np.int16]:
+        """Bucket of each image.
+
+        Args:
+            size: int32 [N, 2], height and width in pixels, at least 1.
+
+        Returns:
+            int16 [N], in [0, K). Ratios are compared at float32 precision.
+        """
+        bucket = np.empty(len(size), dtype=np.int16)
+        for start in range(0, len(size), _CHUNK):
+            part = slice(start, start + _CHUNK)
+            bucket[part] = np.searchsorted(self.edges, aspect_ratio(size[part]), side="right")
+        return bucket
+
+    @overload
+    def shape(self, bucket: int, resolution: int) -> tuple[int, int]: ...
+    @overload
+    def shape(
+        self, bucket: npt.NDArray[np.integer], resolution: int | npt.NDArray[np.integer]
+    ) -> npt.NDArray[np.int32]: ...
+    def shape(
+        self, bucket: int | npt.NDArray[np.integer], resolution: int | npt.NDArray[np.integer]
+    ) -> tuple[int, int] | npt.NDArray[np.int32]:
+        """Height and width of a bucket at a resolution.
+
+        Args:
+            bucket: in [0, K), a number or an integer array [T].
+            resolution: pixels, a number or an integer array [T]; one of `resolutions`.
+
+        Returns:
+            (height, width) for two numbers; int32 [T, 2] for arrays.
+
+        Raises:
+            PlanError: the buckets have no shapes at that resolution.
+        """
+        wanted = np.asarray(resolution)
+        row = np.minimum(np.searchsorted(self.resolutions, wanted), len(self.resolutions) - 1)
+        unknown = self.resolutions[row] != wanted
+        if unknown.any():
+            raise PlanError(
+                f"the buckets have no shapes at resolution {int(wanted[unknown].flat[0])}; they have "
+                f"{self.resolutions.tolist()}. Learn them with that resolution named in `resolutions`."
+            )
+        found = self.shapes[row, np.asarray(bucket)]
+        return found if found.ndim > 1 else (int(found[0]), int(found[1]))
+
+
+def aspect_ratio(size: Sizes) -> npt.NDArray[np.float32]:
+    """float32 [N]: width over height of int32 [N, 2] sizes."""
+    return np.divide(size[:, 1], size[:, 0], dtype=np.float64).astype(np.float32)
+
+
+def fit_loss(
+    image: npt.NDArray[np.float64], shape: npt.NDArray[np.float64], max_crop: float
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """What is lost when images are placed into shapes of another aspect ratio.
+
+    The image is scaled to be contained in the shape, where it covers the share e = exp(-|image - shape|), then by
+    f = min(1/e, 1/(1 - max_crop)) more.
+
+    Args:
+        image: float64, log of the images' aspect ratios.
+        shape: float64, log of the shapes' aspect ratios; broadcasts against `image`.
+        max_crop: share of the image that may be cropped away, in [0, 1].
+
+    Returns:
+        (padded, cropped): share 1 - f e of the shape that is padding, share 1 - 1/f of the image that is cut off.
+    """
+    gap = np.abs(image - shape)
+    beyond = gap if max_crop >= 1.0 else np.minimum(gap, -np.log1p(-max_crop))  # log f
+    return -np.expm1(beyond - gap), -np.expm1(-beyond)

@@ -1,0 +1,182 @@
+"""Law checkers for plans: each raises AssertionError and names the sample and the step at fault."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import zip_longest
+
+import numpy as np
+
+from resflow.plan import Buckets, EpochPlan, PlannedBatch, Schedule, World
+
+
+def check_exactly_once(plan: EpochPlan, n: int, *, dropped: int = 0) -> None:
+    """Check that an epoch uses each sample once, but for `dropped` of them.
+
+    Args:
+        plan: the epoch's plan.
+        n: samples of the dataset.
+        dropped: samples that are left out on purpose (`drop_last`).
+
+    Raises:
+        AssertionError: names a sample that is unknown, repeated or lost.
+    """
+    ids = plan.sample_ids
+    foreign = np.flatnonzero((ids < 0) | (ids >= n))
+    if len(foreign):
+        raise AssertionError(
+            f"{_place(plan, int(foreign[0]))} has sample {ids[foreign[0]]}; the dataset has samples 0 to {n - 1}"
+        )
+    uses = np.bincount(ids, minlength=n)
+    if uses.max(initial=0) > 1:
+        sample = int(uses.argmax())
+        steps = [_step(plan, int(position)) for position in np.flatnonzero(ids == sample)]
+        raise AssertionError(f"sample {sample} is used {len(steps)} times in epoch {plan.epoch}, at steps {steps}")
+    lost = np.flatnonzero(uses == 0)
+    if len(lost) != dropped:
+        raise AssertionError(
+            f"epoch {plan.epoch} leaves out {len(lost)} samples, expected {dropped}; the first is {lost[:1].tolist()}"
+        )
+
+
+def check_one_short(plan: EpochPlan, batch_size: int, *, drop_last: bool = False) -> None:
+    """Check that all batches are full but one, or all with `drop_last`.
+
+    Args:
+        plan: the epoch's plan.
+        batch_size: samples of a full global batch.
+        drop_last: whether a short batch is wrong, too.
+
+    Raises:
+        AssertionError: names a step whose batch is short, the second if one may be, or too large.
+    """
+    sizes = np.diff(plan.offsets)
+    wrong = np.flatnonzero(sizes > batch_size)
+    if not len(wrong):
+        wrong = np.flatnonzero(sizes < batch_size)[0 if drop_last else 1 :]
+    if len(wrong):
+        step = int(wrong[0])
+        allowed = "none may be short" if drop_last else "one may be short"
+        raise AssertionError(
+            f"step {step} of epoch {plan.epoch} has {sizes[step]} samples, the batch size is {batch_size} and {allowed}"
+        )
+
+
+def check_shapes(plan: EpochPlan, buckets: Buckets) -> None:
+    """Check that each batch has the shape of some bucket at its resolution.
+
+    Args:
+        plan: the epoch's plan.
+        buckets: the buckets it was planned with.
+
+    Raises:
+        AssertionError: names a step and its shape.
+    """
+    for step, (shape, resolution) in enumerate(zip(plan.shapes.tolist(), plan.resolutions.tolist(), strict=True)):
+        known = buckets.shape(np.arange(len(buckets)), resolution).tolist()
+        if shape not in known:
+            raise AssertionError(
+                f"step {step} of epoch {plan.epoch} has shape {shape}; at resolution {resolution} there are {known}"
+            )
+
+
+def check_resolutions(plan: EpochPlan, schedule: Schedule) -> None:
+    """Check that each batch has the resolution of the schedule after the samples before it.
+
+    Args:
+        plan: the epoch's plan.
+        schedule: the schedule it was planned with.
+
+    Raises:
+        AssertionError: names the first step at another resolution.
+    """
+    used = len(plan.sample_ids)
+    expected = schedule(plan.epoch * used + plan.offsets[:-1], used, plan.seed)
+    wrong = np.flatnonzero(plan.resolutions != expected)
+    if len(wrong):
+        step = int(wrong[0])
+        raise AssertionError(
+            f"step {step} of epoch {plan.epoch} is at resolution {plan.resolutions[step]}, "
+            f"the schedule says {expected[step]}"
+        )
+
+
+def check_same_plan(plan: EpochPlan, other: EpochPlan) -> None:
+    """Check that two plans have the same batches of the same samples in the same order.
+
+    Args:
+        plan: what is expected.
+        other: what was got.
+
+    Raises:
+        AssertionError: names the first sample and step that differ.
+    """
+    for position, (expected, got) in enumerate(zip_longest(plan.sample_ids.tolist(), other.sample_ids.tolist())):
+        if expected != got:
+            raise AssertionError(f"{_place(plan, position)} should have sample {expected}; got {got}")
+    for name in ("offsets", "shapes", "resolutions"):
+        for step, (expected, got) in enumerate(
+            zip_longest(getattr(plan, name).tolist(), getattr(other, name).tolist())
+        ):
+            if expected != got:
+                raise AssertionError(f"step {step} of epoch {plan.epoch}: {name} should be {expected}; got {got}")
+
+
+def check_ranks(plan: EpochPlan, world_size: int) -> None:
+    """Check that the ranks' batches make up the global batches.
+
+    Args:
+        plan: the epoch's plan.
+        world_size: ranks.
+
+    Raises:
+        AssertionError: see `check_rank_batches`.
+    """
+    check_rank_batches(plan, [list(plan.rank(World(rank, world_size))) for rank in range(world_size)])
+
+
+def check_rank_batches(plan: EpochPlan, ranks: Sequence[Sequence[PlannedBatch]]) -> None:
+    """Check that batches handed to ranks make up the global batches, in order, evenly and at one shape.
+
+    Args:
+        plan: the epoch's plan.
+        ranks: the batches of each rank, in order.
+
+    Raises:
+        AssertionError: names the step and rank, and the sample if one is lost, repeated or out of place.
+    """
+    for rank, batches in enumerate(ranks):
+        if len(batches) != len(plan):
+            raise AssertionError(f"rank {rank} has {len(batches)} batches in epoch {plan.epoch}, expected {len(plan)}")
+    for step in range(len(plan)):
+        parts = [batches[step] for batches in ranks]
+        expected_shape, resolution = tuple(plan.shapes[step].tolist()), int(plan.resolutions[step])
+        for rank, part in enumerate(parts):
+            where = (part.epoch, part.step, part.seed, part.resolution, part.shape)
+            if where != (plan.epoch, step, plan.seed, resolution, expected_shape):
+                raise AssertionError(
+                    f"step {step} of epoch {plan.epoch}, rank {rank}: epoch, step, seed, resolution, shape should be "
+                    f"{(plan.epoch, step, plan.seed, resolution, expected_shape)}; got {where}"
+                )
+        sizes = [len(part) for part in parts]
+        got = [sample for part in parts for sample in part.sample_ids.tolist()]
+        whole = plan.sample_ids[plan.offsets[step] : plan.offsets[step + 1]].tolist()
+        for place, (sample, found) in enumerate(zip_longest(whole, got)):
+            if sample != found:
+                raise AssertionError(
+                    f"step {step} of epoch {plan.epoch}: the ranks together should have sample {sample} "
+                    f"at place {place}; got {found}"
+                )
+        if max(sizes) - min(sizes) > 1:
+            raise AssertionError(f"step {step} of epoch {plan.epoch}: the ranks have uneven batches of {sizes} samples")
+
+
+def _step(plan: EpochPlan, position: int) -> int:
+    """The step whose batch holds a position of `sample_ids`."""
+    return int(np.searchsorted(plan.offsets, position, side="right")) - 1
+
+
+def _place(plan: EpochPlan, position: int) -> str:
+    """A position of `sample_ids` in words."""
+    step = _step(plan, position)
+    return f"place {position - int(plan.offsets[min(step, len(plan))])} of step {step} of epoch {plan.epoch}"
