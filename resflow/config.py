@@ -142,7 +142,10 @@ def read_choice(node: Node, classes: tuple[type[Any], ...], *, what: str) -> Any
     """
     named = {snake_case(cls): cls for cls in classes}
     if isinstance(node.yaml, yaml.ScalarNode):
-        name, body = node.yaml.value, Node(yaml.MappingNode("tag:yaml.org,2002:map", [], node.yaml.start_mark), node.file)
+        name, body = (
+            node.yaml.value,
+            Node(yaml.MappingNode("tag:yaml.org,2002:map", [], node.yaml.start_mark), node.file),
+        )
     else:
         entries = node.items(what)
         if len(entries) != 1:

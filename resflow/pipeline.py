@@ -70,7 +70,11 @@ class Pipeline:
         as_schedule(self.resolution)
         object.__setattr__(self, "views", tuple(self.views))
         checks: tuple[tuple[str, bool, str], ...] = (
-            ("buckets", isinstance(self.buckets, Buckets) or _whole(self.buckets), "a whole number above 0, or Buckets"),
+            (
+                "buckets",
+                isinstance(self.buckets, Buckets) or _whole(self.buckets),
+                "a whole number above 0, or Buckets",
+            ),
             ("stride", _whole(self.stride), "a whole number of pixels above 0"),
             ("area_tolerance", _number(self.area_tolerance) and 0 <= self.area_tolerance < 1, "a share in [0, 1)"),
             ("fit", isinstance(self.fit, Fit), "a Fit"),
@@ -85,7 +89,9 @@ class Pipeline:
             if not sound:
                 raise ConfigError(f"Pipeline.{name} must be {expected}; got {getattr(self, name)!r}")
         if any(isinstance(view, RandomResizedCrop) for view in self.views[1:]):
-            raise ConfigError("Pipeline.views: RandomResizedCrop replaces the placement, so it must stand first, and once")
+            raise ConfigError(
+                "Pipeline.views: RandomResizedCrop replaces the placement, so it must stand first, and once"
+            )
 
     @property
     def schedule(self) -> Schedule:

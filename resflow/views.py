@@ -1,4 +1,4 @@
-"""Random views of an image, drawn before it is decoded: `rf.views.RandomResizedCrop(scale=(0.35, 1.0))` and the like."""
+"""Random views of an image, drawn before decoding: `rf.views.RandomResizedCrop(scale=(0.35, 1.0))` and the like."""
 
 from resflow.geometry.views import Affine, HorizontalFlip, RandomResizedCrop, Rotate, VerticalFlip, View
 

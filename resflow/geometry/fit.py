@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,6 +10,7 @@ import numpy.typing as npt
 
 from resflow.errors import ConfigError
 from resflow.geometry.affine import Geometry, Matrices, scale_translate
+from resflow.geometry.check import is_number
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,13 +35,14 @@ class Fit:
     stretched: bool = False
 
     def __post_init__(self) -> None:
-        if not 0 <= self.max_crop <= 1:
-            raise ConfigError(f"Fit.max_crop must be in [0, 1]; got {self.max_crop}")
-        if self.max_upscale is not None and not self.max_upscale > 0:
-            raise ConfigError(f"Fit.max_upscale must be above 0, or None for no limit; got {self.max_upscale}")
-        object.__setattr__(self, "fill", tuple(self.fill))
-        if len(self.fill) != 3 or not all(isinstance(c, int) and 0 <= c <= 255 for c in self.fill):
-            raise ConfigError(f"Fit.fill must be three integers from 0 to 255 (red, green, blue); got {self.fill}")
+        if not is_number(self.max_crop) or not 0 <= self.max_crop <= 1:
+            raise ConfigError(f"Fit.max_crop must be in [0, 1]; got {self.max_crop!r}")
+        if self.max_upscale is not None and not (is_number(self.max_upscale) and self.max_upscale > 0):
+            raise ConfigError(f"Fit.max_upscale must be above 0, or None for no limit; got {self.max_upscale!r}")
+        fill = tuple(self.fill) if isinstance(self.fill, Sequence) else ()
+        if len(fill) != 3 or not all(type(c) is int and 0 <= c <= 255 for c in fill):
+            raise ConfigError(f"Fit.fill must be three integers from 0 to 255 (red, green, blue); got {self.fill!r}")
+        object.__setattr__(self, "fill", fill)
         if self.stretched and (self.max_crop or self.max_upscale is not None):
             raise ConfigError("Fit.stretch() neither pads nor crops, so max_crop and max_upscale have no place in it")
 

@@ -19,6 +19,7 @@ import numpy.typing as npt
 
 from resflow.errors import ConfigError
 from resflow.geometry.affine import Matrices, identity, linear_about, scale_translate
+from resflow.geometry.check import check_range, is_number
 from resflow.geometry.draw import uniforms
 
 Sizes = npt.NDArray[np.int32]
@@ -107,10 +108,10 @@ class RandomResizedCrop:
     _ATTEMPTS = 10
 
     def __post_init__(self) -> None:
-        _check_range("RandomResizedCrop.scale", self.scale, 0.0, 1.0, open_low=True)
-        _check_range("RandomResizedCrop.ratio", self.ratio, 0.0, math.inf, open_low=True)
-        object.__setattr__(self, "scale", tuple(self.scale))
-        object.__setattr__(self, "ratio", tuple(self.ratio))
+        scale = check_range("RandomResizedCrop.scale", self.scale, 0.0, 1.0, open_low=True)
+        ratio = check_range("RandomResizedCrop.ratio", self.ratio, 0.0, math.inf, open_low=True)
+        object.__setattr__(self, "scale", scale)
+        object.__setattr__(self, "ratio", ratio)
 
     @property
     def draws(self) -> int:
@@ -209,11 +210,12 @@ class Affine:
     def __post_init__(self) -> None:
         object.__setattr__(self, "degrees", _symmetric("Affine.degrees", self.degrees, math.inf))
         object.__setattr__(self, "shear", _symmetric("Affine.shear", self.shear, 90.0))
-        _check_range("Affine.scale", self.scale, 0.0, math.inf, open_low=True)
-        object.__setattr__(self, "scale", tuple(self.scale))
-        object.__setattr__(self, "translate", tuple(self.translate))
-        if len(self.translate) != 2 or not all(0 <= t <= 1 for t in self.translate):
-            raise ConfigError(f"Affine.translate must be two shares in [0, 1] (x, y); got {self.translate}")
+        scale = check_range("Affine.scale", self.scale, 0.0, math.inf, open_low=True)
+        object.__setattr__(self, "scale", scale)
+        translate = tuple(self.translate) if isinstance(self.translate, Sequence) else ()
+        if len(translate) != 2 or not all(is_number(share) and 0 <= share <= 1 for share in translate):
+            raise ConfigError(f"Affine.translate must be two shares in [0, 1] (x, y); got {self.translate!r}")
+        object.__setattr__(self, "translate", translate)
 
     @property
     def draws(self) -> int:
@@ -276,28 +278,11 @@ def _mirror(length: int, axis: int, chosen: npt.NDArray[np.bool_]) -> Matrices:
 
 
 def _symmetric(name: str, value: float | Sequence[float], limit: float) -> tuple[float, float]:
-    low, high = (-value, value) if isinstance(value, int | float) else tuple(value)
-    _check_range(name, (low, high), -limit, limit, open_low=True, open_high=True)
+    pair = (-value, value) if isinstance(value, int | float) else value
+    low, high = check_range(name, pair, -limit, limit, open_low=True, open_high=True)
     return (float(low), float(high))
 
 
-def _check_range(
-    name: str,
-    value: Sequence[float],
-    low: float,
-    high: float,
-    *,
-    open_low: bool = False,
-    open_high: bool = False,
-) -> None:
-    ordered = len(value) == 2 and all(math.isfinite(v) for v in value) and value[0] <= value[1]
-    inside = ordered and (value[0] > low or (value[0] == low and not open_low))
-    inside = inside and (value[1] < high or (value[1] == high and not open_high))
-    if not inside:
-        bounds = f"{'(' if open_low else '['}{low}, {high}{')' if open_high else ']'}"
-        raise ConfigError(f"{name} must be two finite numbers in order, within {bounds}; got {value}")
-
-
 def _check_probability(view: str, p: float) -> None:
-    if not 0 <= p <= 1:
-        raise ConfigError(f"{view}.p must be a probability in [0, 1]; got {p}")
+    if not is_number(p) or not 0 <= p <= 1:
+        raise ConfigError(f"{view}.p must be a probability in [0, 1]; got {p!r}")

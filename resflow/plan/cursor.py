@@ -27,7 +27,7 @@ class Cursor:
         seed: the run's seed, in [0, 2**64).
         global_batch_size: samples of a global batch; None with a pixel budget (which `config` covers).
         fingerprint: of the data (`Index.fingerprint`).
-        config: hash of all else that the plan or the pixels depend on.
+        config: all else that the plan or the pixels depend on, as text by name.
         version: of this format.
 
     Raises:
@@ -39,7 +39,7 @@ class Cursor:
     seed: int
     global_batch_size: int | None
     fingerprint: str
-    config: str
+    config: Mapping[str, str]
     version: int = VERSION
 
     def __post_init__(self) -> None:
@@ -52,20 +52,27 @@ class Cursor:
                     f"saved state: {name} must be a whole number of at least {least}; got {value!r}. "
                     "The state is damaged; use an earlier one."
                 )
-        for name in ("fingerprint", "config"):
-            if not isinstance(getattr(self, name), str):
-                raise StateError(
-                    f"saved state: {name} must be a string; got {getattr(self, name)!r}. "
-                    "The state is damaged; use an earlier one."
-                )
+        if not isinstance(self.fingerprint, str):
+            raise StateError(
+                f"saved state: fingerprint must be a string; got {self.fingerprint!r}. "
+                "The state is damaged; use an earlier one."
+            )
+        config = self.config
+        if not isinstance(config, Mapping) or not all(
+            isinstance(part, str) for pair in config.items() for part in pair
+        ):
+            raise StateError(
+                f"saved state: config must be a mapping of strings; got {config!r}. "
+                "The state is damaged; use an earlier one."
+            )
         if self.version != VERSION:
             raise StateError(
                 f"saved state: version must be {VERSION}; got {self.version}. Load it with the Resflow that saved it."
             )
 
-    def to_json(self) -> dict[str, int | str | None]:
+    def to_json(self) -> dict[str, object]:
         """The fields as plain JSON values."""
-        return asdict(self)
+        return asdict(self) | {"config": dict(self.config)}
 
     @classmethod
     def from_json(cls, state: Mapping[str, object]) -> Cursor:
@@ -96,27 +103,23 @@ class Cursor:
             )
         return cls(**state)  # type: ignore[arg-type]  # __post_init__ checks the types
 
-    def check(self, *, seed: int, global_batch_size: int | None, fingerprint: str, config: str) -> None:
+    def check(self, current: Cursor) -> None:
         """Refuse to resume under a plan other than the saved one.
 
         Args:
-            seed: the current run's seed.
-            global_batch_size: the current global batch size; None with a pixel budget.
-            fingerprint: of the current data.
-            config: hash of the current settings.
+            current: a cursor of the loader that is to resume; its epoch and step do not matter.
 
         Raises:
             StateError: names the first field that differs, in the order data, seed, batch size, settings.
         """
-        current = {
-            "fingerprint": fingerprint,
-            "seed": seed,
-            "global_batch_size": global_batch_size,
-            "config": config,
-        }
-        for name, value in current.items():
-            if getattr(self, name) != value:
-                raise StateError(
-                    f"saved state: {name} differs: saved {getattr(self, name)!r}, current {value!r}. "
-                    f"{_REMEDY[name]}, or start without the state."
-                )
+        for name in ("fingerprint", "seed", "global_batch_size"):
+            _compare(name, getattr(self, name), getattr(current, name), _REMEDY[name])
+        for name in sorted({*self.config, *current.config}):
+            _compare(f"config.{name}", self.config.get(name), current.config.get(name), _REMEDY["config"])
+
+
+def _compare(name: str, saved: object, current: object, remedy: str) -> None:
+    if saved != current:
+        raise StateError(
+            f"saved state: {name} differs: saved {saved!r}, current {current!r}. {remedy}, or start without the state."
+        )

@@ -7,6 +7,7 @@ shape travels with the request, and workers need to know neither the epoch nor t
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -24,11 +25,13 @@ from resflow.pipeline import Pipeline
 from resflow.plan import EpochPlan, PlannedBatch, World
 from resflow.sources import Sample, Source
 
+_NUMBER = re.compile(rb"\s*[+-]?\d{1,18}\s*")
+
 Planner = Callable[[int], EpochPlan]
 """Gives the plan of an epoch."""
 
 
-class PlanSampler(Sampler[PlannedBatch]):
+class PlanSampler(Sampler[Any]):
     """Walks one rank's part of the plan, an epoch a pass, and tells the source what will be read next.
 
     Args:
@@ -70,14 +73,24 @@ class PlannedDataset(Dataset[Batch]):
         seed: the loader's seed.
         max_batch: the most samples a batch holds.
         threads: decoding threads of the engine in the process that made this dataset; workers use one.
+        engine: name of the engine.
         engine_device: where the engine decodes.
     """
 
     def __init__(
-        self, source: Source, pipeline: Pipeline, *, seed: int, max_batch: int, threads: int, engine_device: str
+        self,
+        source: Source,
+        pipeline: Pipeline,
+        *,
+        seed: int,
+        max_batch: int,
+        threads: int,
+        engine: str,
+        engine_device: str,
     ) -> None:
         self.source, self.pipeline = source, pipeline
-        self._seed, self._max_batch, self._threads, self._engine_device = seed, max_batch, threads, engine_device
+        self._seed, self._max_batch, self._threads = seed, max_batch, threads
+        self._engine_name, self._engine_device = engine, engine_device
         self._engine: Decoder | None = None
         self._engine_process = self._home_process = os.getpid()
 
@@ -148,7 +161,7 @@ class PlannedDataset(Dataset[Batch]):
         here = os.getpid()
         if self._engine is None or self._engine_process != here:
             self._engine = open_engine(
-                self.pipeline.engine,
+                self._engine_name,
                 device=self._engine_device,
                 fill=self.pipeline.fit.fill,
                 threads=self._threads if here == self._home_process else 1,
@@ -179,20 +192,15 @@ def class_labels(samples: list[Sample], member: str) -> torch.Tensor:
     """
     labels = torch.empty(len(samples), dtype=torch.int64)
     for position, sample in enumerate(samples):
-        where = {"position": position, "key": sample.key, "shard": sample.shard}
-        if member not in sample.members:
-            raise TargetError(
-                f"no class: expected a member .{member}; got {', '.join('.' + name for name in sample.members)}. "
-                "Name the right member in Pipeline(target=...), or None to read no targets.",
-                **where,
-            )
-        text = bytes(sample.members[member])
-        try:
-            labels[position] = int(text)
-        except ValueError:
-            raise TargetError(
-                f"a class must be a decimal number; member .{member} holds {text[:40]!r}. "
-                "Name the right member in Pipeline(target=...), or None to read no targets.",
-                **where,
-            ) from None
+        text = sample.members.get(member)
+        problem = None
+        if text is None:
+            problem = f"no class: expected a member .{member}; got {', '.join('.' + name for name in sample.members)}"
+        elif not _NUMBER.fullmatch(text):
+            problem = f"a class must be a decimal number; member .{member} holds {bytes(text[:40])!r}"
+        else:
+            labels[position] = int(bytes(text))
+        if problem:
+            way_out = "Name the right member in Pipeline(target=...), or None to read no targets."
+            raise TargetError(f"{problem}. {way_out}", position=position, key=sample.key, shard=sample.shard)
     return labels

@@ -31,7 +31,10 @@ class Prefetcher(Generic[Request, Result]):
         self._results: queue.Queue[object] = queue.Queue(maxsize=depth)
         self._stop = threading.Event()
         self._thread = threading.Thread(
-            target=_produce, args=(iter(requests), make, self._results, self._stop), name="resflow-prefetch", daemon=True
+            target=_produce,
+            args=(iter(requests), make, self._results, self._stop),
+            name="resflow-prefetch",
+            daemon=True,
         )
         self._thread.start()
         self._finalizer = weakref.finalize(self, _stop, self._thread, self._results, self._stop)
@@ -48,7 +51,9 @@ class Prefetcher(Generic[Request, Result]):
                 if not self._thread.is_alive() and self._results.empty():
                     if self._stop.is_set():
                         raise StopIteration from None
-                    raise WorkerError("the prefetch thread ended without a result; this is a defect of Resflow") from None
+                    raise WorkerError(
+                        "the prefetch thread ended without a result; this is a defect of Resflow"
+                    ) from None
         if result is _END:
             self.close()
             raise StopIteration

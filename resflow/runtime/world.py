@@ -13,8 +13,8 @@ from resflow.plan import World
 def current_world() -> World:
     """This process's rank and the number of ranks.
 
-    Taken from torch.distributed if a process group exists, else from RANK and WORLD_SIZE as torchrun sets them, else one
-    rank alone.
+    Taken from torch.distributed if a process group exists, else from RANK and WORLD_SIZE as torchrun sets them, else
+    one rank alone.
 
     Raises:
         ConfigError: only one of the two variables is set, or one is not a whole number.

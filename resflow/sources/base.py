@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -29,6 +29,8 @@ class Sample:
     members: Mapping[str, memoryview]
 
 
+@runtime_checkable
+@runtime_checkable
 class Source(Protocol):
     """Gives samples by their number in an index."""
 
