@@ -189,11 +189,12 @@ class ShardSource:
                     offset=position,
                 ) from error
             if not part:
+                size = os.fstat(shard.descriptor).st_size
                 raise ShardError(
-                    f"truncated: bytes {start} to {end} were wanted, the file ends at {position}. "
+                    f"truncated: bytes {start} to {end} were wanted, the file ends at {size}. "
                     "Copy or write the shard again, then index it.",
                     shard=str(shard.path),
-                    offset=position,
+                    offset=min(position, size),
                 )
             parts.append(part)
             position += len(part)
