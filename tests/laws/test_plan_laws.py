@@ -257,7 +257,7 @@ def test_two_short_batches_are_caught(plan: EpochPlan) -> None:
         AssertionError, match="step 1 of epoch 0 has 5 samples, the batch size is 8 and one may be short"
     ):
         testing.check_one_short(cut, 8)
-    with pytest.raises(AssertionError, match="step 12 .* has 4 samples, the batch size is 8 and none may be short"):
+    with pytest.raises(AssertionError, match=r"step 12 .* has 4 samples, the batch size is 8 and none may be short"):
         testing.check_one_short(plan, 8, drop_last=True)
 
 
