@@ -73,7 +73,7 @@ def read_header(data: Bytes) -> ImageHeader:
         )
     try:
         height, width, orientation = _PARSERS[found](data)
-    except (struct.error, IndexError) as error:  # every read beyond the end of `data`
+    except (struct.error, IndexError, OverflowError) as error:  # every read beyond the end of `data`
         raise _truncated(found, len(data) + 1, len(data)) from error
     if height < 1 or width < 1:
         raise _broken(found, f"size is {height}x{width} (HxW); both must be at least 1")

@@ -139,6 +139,12 @@ def test_big_endian_tiff() -> None:
     assert read_header(data) == ImageHeader("tiff", 3, 2, 6)
 
 
+def test_big_tiff_that_points_beyond_all_addresses() -> None:
+    data = b"II+\0" + struct.pack("<HHQQHHQQ", 8, 0, 16, 1, 256, 4, 99, 2**64 - 1) + bytes(8)
+    with pytest.raises(HeaderError, match="tiff header is cut short"):
+        read_header(data)
+
+
 def jpeg_segments(data: bytes, *, before: bytes = b"", before_scan: bytes = b"") -> bytes:
     """Insert segments after the start of a JPEG, and before its scan."""
     scan = data.index(b"\xff\xda")

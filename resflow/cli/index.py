@@ -19,7 +19,7 @@ def index(
     workers: Annotated[int | None, typer.Option(min=1, help="Processes that scan; chosen by size if left out.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as one line of JSON.")] = False,
 ) -> None:
-    """Scan the headers of all images in tar shards and write an index beside them."""
+    """Index the images in tar shards: scan their headers, write a file beside the shards."""
     from resflow.sources.index_file import write_index
     from resflow.sources.paths import index_path
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import io
 import pickle
 import re
 import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
+from PIL import Image
 
 from resflow.errors import ConfigError, HeaderError, IndexFileError, ShardError
 from resflow.plan.index import Index
@@ -179,6 +182,30 @@ def test_bad_shards(make_shards: MakeShards, make_tar: MakeTar, tmp_path: Path, 
     assert message(corrupt).startswith("no image header: starts with b'\\xff\\xd9")
     assert message(corrupt).endswith("(sample HERE/train-0001.tar/part1/s0000)")
     assert "jpg" in message(make_tar("x.tar", [("a.txt", b"1")]).read_bytes())
+
+
+def test_headers_that_reach_far_into_the_image(make_tar: MakeTar, tmp_path: Path) -> None:
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (123, 251, 3), np.uint8))
+    exif = Image.Exif()
+    exif[274] = 6
+    options: dict[str, dict[str, Any]] = {
+        "jpg": {"icc_profile": bytes(300_000), "exif": exif},
+        "png": {"exif": exif},
+        "webp": {"lossless": True, "exif": exif},
+        "tif": {"tiffinfo": {274: 6}},
+        "gif": {"comment": bytes(30_000)},
+        "bmp": {},
+    }
+    members = []
+    for extension, chosen in options.items():
+        buffer = io.BytesIO()
+        noise.save(buffer, {"jpg": "jpeg", "tif": "tiff"}.get(extension, extension), **chosen)
+        members.append((f"{extension}-image.{extension}", buffer.getvalue()))
+    assert min(len(data) for _, data in members) > 20_000
+    make_tar("s.tar", members)
+    index = build_index(f"{tmp_path}/s.tar")
+    upright = [[123, 251]] * 2
+    assert index.index.size.tolist() == [[251, 123]] * 4 + upright
 
 
 def test_equal_keys_in_different_shards_are_allowed(
