@@ -44,13 +44,13 @@ class Prefetcher(Generic[Request, Result]):
 
     def __next__(self) -> Result:
         while True:
+            if self._stop.is_set():
+                raise StopIteration
             try:
                 result = self._results.get(timeout=0.5)
                 break
             except queue.Empty:
                 if not self._thread.is_alive() and self._results.empty():
-                    if self._stop.is_set():
-                        raise StopIteration from None
                     raise WorkerError(
                         "the prefetch thread ended without a result; this is a defect of Resflow"
                     ) from None

@@ -1,0 +1,134 @@
+"""Who may import whom, what is public, and what `import resflow` loads."""
+
+from __future__ import annotations
+
+import ast
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import resflow
+
+ROOT = Path(resflow.__file__).parent
+MAY_IMPORT = {
+    "errors": set(),
+    "headers": {"errors"},
+    "plan": {"errors"},
+    "geometry": {"errors"},
+    "sources": {"errors", "headers", "plan", "geometry"},
+    "decode": {"errors", "headers", "plan", "geometry"},
+    "config": {"errors"},
+    "normalize": {"errors"},
+    "batch": {"errors", "geometry"},
+    "pipeline": {"errors", "config", "geometry", "normalize", "plan"},
+    "runtime": {"errors", "batch", "decode", "geometry", "pipeline", "plan", "sources"},
+    "loader": {"errors", "pipeline", "plan", "runtime", "sources"},
+    "schedules": {"plan"},
+    "views": {"geometry"},
+    "testing": {"errors", "plan", "geometry", "sources", "decode"},
+    "pictures": {"errors", "batch", "plan", "geometry", "normalize"},
+    "demo": {"errors", "batch", "geometry", "loader", "normalize", "pictures", "pipeline", "plan", "sources"},
+    "cli": {"errors", "demo", "headers", "loader", "pictures", "pipeline", "plan", "sources"},
+}
+NUMPY_ONLY = ("plan", "geometry")
+
+
+def packages(path: Path) -> Iterator[tuple[str, str]]:
+    """(top-level package, package below resflow or "") of everything a file imports, lazily or not."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        if isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            names = [node.module or ""]
+            if node.module == "resflow":
+                names = [f"resflow.{alias.name}" for alias in node.names]
+        for name in names:
+            top, _, rest = name.partition(".")
+            yield top, rest.partition(".")[0] if top == "resflow" else ""
+
+
+def part(path: Path) -> str:
+    return path.relative_to(ROOT).parts[0].removesuffix(".py")
+
+
+FILES = [path for path in sorted(ROOT.rglob("*.py")) if part(path) != "__init__"]
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_imports_only_go_down(path: Path) -> None:
+    here = part(path)
+    imported = {below for top, below in packages(path) if top == "resflow"} - {here}
+    assert imported <= MAY_IMPORT[here], f"{path} may not import {sorted(imported - MAY_IMPORT[here])}"
+
+
+def test_the_rules_have_no_circle() -> None:
+    done: list[str] = []
+    rest = dict(MAY_IMPORT)
+    while rest:
+        free = [name for name, below in rest.items() if below <= set(done)]
+        assert free, f"a circle among {sorted(rest)}"
+        done += free
+        for name in free:
+            del rest[name]
+
+
+@pytest.mark.parametrize(
+    "path", [p for p in FILES if part(p) in NUMPY_ONLY], ids=lambda path: str(path.relative_to(ROOT))
+)
+def test_plan_and_geometry_need_numpy_alone(path: Path) -> None:
+    outside = {top for top, _ in packages(path)} - set(sys.stdlib_module_names) - {"resflow"}
+    assert outside <= {"numpy"}
+
+
+def test_the_rule_catches_an_import_that_goes_up(tmp_path: Path) -> None:
+    planted = tmp_path / "planted.py"
+    planted.write_text("def f():\n    from resflow.loader import DataLoader\n    import torch\n")
+    assert list(packages(planted)) == [("resflow", "loader"), ("torch", "")]
+
+
+def test_the_public_names() -> None:
+    assert sorted(resflow.__all__) == [
+        "Batch",
+        "Buckets",
+        "DataLoader",
+        "Fit",
+        "IMAGENET",
+        "Normalize",
+        "Pipeline",
+        "PixelBudget",
+        "World",
+        "errors",
+        "schedules",
+        "sources",
+        "views",
+    ]  # fmt: skip
+    assert len(resflow.__all__) <= 15
+    for name in resflow.__all__:
+        assert getattr(resflow, name) is not None
+    with pytest.raises(AttributeError, match="module 'resflow' has no attribute 'nothing'"):
+        resflow.nothing  # noqa: B018
+
+
+@pytest.mark.parametrize(
+    ("program", "absent"),
+    [
+        ("import resflow", ["torch", "numpy", "nvidia", "kornia", "matplotlib", "numba", "pyarrow"]),
+        ("import resflow; resflow.DataLoader", ["nvidia.dali", "kornia", "matplotlib", "webdataset", "numba"]),
+        (
+            "import sys, contextlib; sys.argv = ['resflow', '--help']\n"
+            "from resflow.cli.main import main\n"
+            "with contextlib.suppress(SystemExit): main()",
+            ["torch", "nvidia", "kornia", "matplotlib", "numba", "pyarrow"],
+        ),
+    ],
+    ids=["import", "loader", "help"],
+)
+def test_nothing_is_loaded_before_it_is_needed(program: str, absent: list[str]) -> None:
+    program += "\nimport sys, json; print('\\n' + json.dumps(sorted(sys.modules)))"
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    loaded = json.loads(result.stdout.splitlines()[-1])
+    assert [name for name in absent if name in loaded] == []
