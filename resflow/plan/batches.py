@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from resflow.errors import ConfigError, PlanError
+from resflow.plan.buckets import read_only
 from resflow.plan.budget import Ints, PixelBudget
 from resflow.plan.order import SampleIds
 from resflow.plan.world import World
@@ -81,7 +82,7 @@ class EpochPlan:
                 raise ConfigError(
                     f"EpochPlan.{name} must be {np.dtype(dtype)} {list(shape)}; got {array.dtype} {list(array.shape)}"
                 )
-            array.setflags(write=False)
+            object.__setattr__(self, name, read_only(array))
         if self.offsets[0] != 0 or self.offsets[-1] != len(self.sample_ids) or (np.diff(self.offsets) < 1).any():
             raise ConfigError(f"EpochPlan.offsets must rise from 0 to {len(self.sample_ids)}, batch by batch")
 

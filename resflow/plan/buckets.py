@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import overload
+from typing import TypeVar, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +12,8 @@ from resflow.errors import ConfigError, PlanError
 
 Sizes = npt.NDArray[np.int32]
 """int32 [N, 2]: height and width in pixels."""
+
+Scalar = TypeVar("Scalar", bound=np.generic)
 
 _CHUNK = 1 << 20  # samples handled at a time, so that temporaries stay small
 
@@ -63,7 +65,7 @@ class Buckets:
         if not 0.0 <= self.max_crop <= 1.0:
             raise ConfigError(f"Buckets.max_crop must be in [0, 1]; got {self.max_crop!r}")
         for name in kinds:
-            getattr(self, name).setflags(write=False)
+            object.__setattr__(self, name, read_only(getattr(self, name)))
 
     def __len__(self) -> int:
         return len(self.edges) + 1
@@ -114,6 +116,13 @@ class Buckets:
             )
         found = self.shapes[row, np.asarray(bucket)]
         return found if found.ndim > 1 else (int(found[0]), int(found[1]))
+
+
+def read_only(array: npt.NDArray[Scalar]) -> npt.NDArray[Scalar]:
+    """A view of an array that cannot be written to."""
+    view = array.view()
+    view.setflags(write=False)
+    return view
 
 
 def aspect_ratio(size: Sizes) -> npt.NDArray[np.float32]:

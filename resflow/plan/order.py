@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from resflow.errors import ConfigError, PlanError
-from resflow.plan.buckets import Buckets, Sizes, aspect_ratio, fit_loss
+from resflow.plan.buckets import Buckets, Sizes, aspect_ratio, fit_loss, read_only
 
 SampleIds = npt.NDArray[np.int32]
 """int32 [S]: rows of the index."""
@@ -72,8 +72,7 @@ def group_samples(size: Sizes, buckets: Buckets) -> Grouping:
     keys |= np.arange(len(size), dtype=np.uint64)
     keys.sort()
     order = np.bitwise_and(keys, _ID_MASK, out=keys).astype(np.int32)
-    order.setflags(write=False)
-    return Grouping(size, buckets, order, np.cumsum(counts))
+    return Grouping(size, buckets, read_only(order), np.cumsum(counts))
 
 
 def bits(seed: int, epoch: int, purpose: int) -> np.random.PCG64:

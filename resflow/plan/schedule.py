@@ -1,5 +1,6 @@
 """Resolution schedules: which resolution to train at after so many samples.
- A schedule is a function of values: the samples used since training began, the samples an epoch uses, and the
+
+A schedule is a function of values: the samples used since training began, the samples an epoch uses, and the
 seed. It never sees a loader, an optimizer step or a rank, so every rank and every resumed run agrees. Progress is
 counted in epochs, samples / epoch_size. Each schedule gives a bounded set of resolutions, so that `torch.compile`
 and cuDNN meet few shapes. The resolution is the side of the square whose area a batch's shape comes close to.
@@ -90,8 +91,8 @@ class Linear:
 
     Source:
         Tan and Le, EfficientNetV2 (2021), section 4, progressive learning: image size grows linearly over stages.
-        FFCV's ImageNet recipe interpolates linearly between epochs and rounds to multiples of 32, the default
-        here.
+        FFCV's ImageNet recipe interpolates linearly between epochs and rounds to multiples of 32; a
+        step of 32 is the default here, too.
     """
 
     start: int

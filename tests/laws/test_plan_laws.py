@@ -49,7 +49,7 @@ def make_grouping(n: int, k: int, seed: int = 0) -> Grouping:
 @pytest.mark.parametrize("n", [1, 7, 64, 333])
 def test_laws_with_a_batch_size(schedule: Schedule, k: int, n: int) -> None:
     grouping = make_grouping(n, k)
-    for batch_size, shuffle, drop_last, epoch in itertools.product((1, 4, 12, 64, 500), (0, 1), (0, 1), (0, 1, 7)):
+    for batch_size, shuffle, drop_last, epoch in itertools.product((1, 4, 12, 64, 500), (0, 1), (0, 1), (0, 2)):
         if drop_last and batch_size > n:
             continue
         options = {"batch_size": batch_size, "shuffle": bool(shuffle), "drop_last": bool(drop_last), "epoch": epoch}
