@@ -6,6 +6,7 @@ import sys
 
 import typer
 
+from resflow.cli.demo import demo
 from resflow.cli.index import index
 from resflow.errors import ResflowError
 
@@ -18,6 +19,7 @@ app = typer.Typer(
     rich_markup_mode=None,  # formatting help with rich costs 0.3 s
 )
 app.command()(index)
+app.command()(demo)
 
 
 @app.callback()

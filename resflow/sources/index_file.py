@@ -74,8 +74,26 @@ class ShardIndex:
         return self.index.fingerprint
 
     def name(self, sample_id: int) -> tuple[str, str]:
-        """Shard and key of one sample."""
-        return str(self.shards[int(self.index.shard[sample_id])]), self.keys[int(sample_id)].as_py()
+        """Shard and key of one sample; IndexFileError where the file's bytes are damaged."""
+        # Arrow trusts its offsets and ends the process where they are damaged, so they are checked here.
+        _, offset_bytes, text = self.keys.buffers()
+        offsets = np.frombuffer(offset_bytes, np.int64)
+        start, end = int(offsets[sample_id]), int(offsets[sample_id + 1])
+        shard = int(self.index.shard[sample_id])
+        if not 0 <= shard < len(self.shards) or not 0 <= start <= end <= text.size:
+            raise self.damaged(sample_id)
+        try:
+            return str(self.shards[shard]), text[start:end].to_pybytes().decode()
+        except UnicodeDecodeError as error:
+            raise self.damaged(sample_id) from error
+
+    def damaged(self, sample_id: int) -> IndexFileError:
+        """The error that says that a sample's row cannot be true."""
+        return IndexFileError(
+            f"the index is damaged: the row of sample {sample_id} points outside its shard, or has no readable key. "
+            'Run: resflow index "PATTERN"',
+            shard=str(self.path or "index in memory"),
+        )
 
     def __reduce__(self) -> tuple[Any, ...]:
         if self.path is not None:
@@ -241,26 +259,22 @@ def open_index_file(path: Path, *, command: str = 'resflow index "PATTERN"', che
         batch.validate()
         names = [str(name) for name in meta["shards"]]
         sizes = tuple(int(size) for size in meta["shard_sizes"])
-        fingerprint = str(meta["fingerprint"])
+        column = dict(zip(_SCHEMA.names, batch.columns, strict=True))
+        array = {
+            name: column[name].to_numpy(zero_copy_only=True)
+            for name in ("shard", "offset", "length", "image_offset", "image_length")
+        }
+        image_offset, image_length = array.pop("image_offset"), array.pop("image_length")
+        size = column["size"].flatten().to_numpy(zero_copy_only=True).reshape(-1, 2)
+        index = Index(**array, size=size, fingerprint=str(meta["fingerprint"]))
     except FileNotFoundError as error:
         raise IndexFileError(f"there is no index here. Run: {command}", shard=where) from error
-    except (pa.ArrowInvalid, OSError, ValueError, KeyError, TypeError) as error:
+    except (pa.ArrowException, OSError, ValueError, KeyError, TypeError) as error:
         raise IndexFileError(f"the index is damaged ({error}). Run: {command}", shard=where) from error
     shards = tuple(Path(os.path.normpath(path.parent / name)) for name in names)
     if check:
         _check_shards(shards, sizes, where, command)
-    column = dict(zip(_SCHEMA.names, batch.columns, strict=True))
-    array = {name: column[name].to_numpy(zero_copy_only=True) for name in ("shard", "offset", "length")}
-    size = column["size"].flatten().to_numpy(zero_copy_only=True).reshape(-1, 2)
-    return ShardIndex(
-        Index(**array, size=size, fingerprint=fingerprint),
-        column["key"],
-        column["image_offset"].to_numpy(zero_copy_only=True),
-        column["image_length"].to_numpy(zero_copy_only=True),
-        shards,
-        sizes,
-        path,
-    )
+    return ShardIndex(index, column["key"], image_offset, image_length, shards, sizes, path)
 
 
 def _check_shards(shards: tuple[Path, ...], sizes: tuple[int, ...], where: str, command: str) -> None:

@@ -115,6 +115,7 @@ class ShardSource:
         self._reset()
 
     def _reset(self) -> None:
+        self._shard_sizes = np.array(self.shard_index.shard_sizes, np.int64)
         self._shards: OrderedDict[int, _OpenShard] = OrderedDict()
         self._lock = threading.Lock()
         self._process = os.getpid()
@@ -130,6 +131,7 @@ class ShardSource:
             )
         shard, offset = self.index.shard[sample_ids], self.index.offset[sample_ids]
         ends = offset + self.index.length[sample_ids]
+        self._check_rows(sample_ids, shard, offset, ends)
         order = np.lexsort((offset, shard))
         runs: list[_Run] = []
         columns = (order, shard[order], offset[order], ends[order])
@@ -141,6 +143,20 @@ class ShardSource:
             else:
                 runs.append(_Run(number, start, end, [place]))
         return runs
+
+    def _check_rows(
+        self,
+        sample_ids: npt.NDArray[np.int64],
+        shard: npt.NDArray[np.int32],
+        start: npt.NDArray[np.int64],
+        end: npt.NDArray[np.int64],
+    ) -> None:
+        """Refuse rows that a damaged index file points outside their shards."""
+        sizes = self._shard_sizes
+        known = (shard >= 0) & (shard < len(sizes))
+        sound = known & (start >= 0) & (start < end) & (end <= sizes[np.where(known, shard, 0)])
+        if not sound.all():
+            raise self.shard_index.damaged(int(sample_ids[np.argmin(sound)]))
 
     def _sample(self, sample_id: int, run: _Run, data: memoryview) -> Sample:
         index = self.shard_index

@@ -18,7 +18,7 @@ from PIL import Image
 
 from resflow.errors import ConfigError, HeaderError, IndexFileError, ShardError
 from resflow.plan.index import Index
-from resflow.sources import ShardIndex, build_index, index_path, open_index, write_index
+from resflow.sources import ShardIndex, ShardSource, build_index, index_path, open_index, write_index
 from resflow.sources.index_file import open_index_file
 from resflow.sources.paths import shard_paths
 
@@ -253,6 +253,29 @@ def test_stale_damaged_missing_and_foreign_indexes(make_shards: MakeShards, tmp_
     assert "the index is damaged (" in message()
     path.write_bytes(whole)
     open_index(name)
+
+
+def test_random_damage_to_the_index_stays_in_the_tree(make_shards: MakeShards, tmp_path: Path) -> None:
+    make_shards(3, 7)
+    path = index_path(pattern(tmp_path))
+    write_index(build_index(pattern(tmp_path)), path)
+    whole = path.read_bytes()
+    generator = np.random.default_rng(0)
+    outcomes: Counter[str] = Counter()
+    for _ in range(150):
+        damaged = bytearray(whole)
+        for at in generator.integers(0, len(whole), 4):
+            damaged[at] = generator.integers(0, 256)
+        path.unlink()  # an open mapping keeps the old file
+        path.write_bytes(damaged)
+        try:
+            source = ShardSource(open_index_file(path))
+            source.read(np.arange(len(source), dtype=np.int64))
+            outcomes["fine"] += 1
+        except ShardError as error:
+            outcomes[type(error).__name__] += 1
+    assert outcomes["IndexFileError"] > 50
+    assert outcomes["ShardError"] < 60
 
 
 def test_a_glob_that_matches_more_shards_than_were_indexed(make_shards: MakeShards, tmp_path: Path) -> None:
