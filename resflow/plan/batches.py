@@ -106,8 +106,7 @@ class EpochPlan:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RankPlan:
-    """One rank's part of an epoch: of each global batch a contiguous part, sizes differing by at most one among
-    the ranks.
+    """One rank's part of an epoch: a contiguous part of each global batch, even among the ranks to within one sample.
 
     Args:
         plan: the epoch's plan.

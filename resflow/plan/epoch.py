@@ -188,7 +188,6 @@ def _order_runs(order: SampleIds, ends: Ints, source: np.random.PCG64 | None) ->
 
 
 def _order_batches(order: SampleIds, starts: Ints, sizes: Ints, unit: int, source: np.random.PCG64 | None) -> Ints:
-    """int64 [T]: batches in random order or, without a source of bits, by first sample; the short one, if any,
-    last."""
+    """int64 [T]: batches in random order or, without a source, by first sample; the short one, if any, last."""
     key = order[starts] if source is None else source.random_raw(len(starts))
     return np.lexsort((key, sizes % unit != 0))

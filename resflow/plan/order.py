@@ -20,8 +20,7 @@ _ID_MASK = (np.uint64(1) << _ID_BITS) - np.uint64(1)
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Grouping:
-    """All samples in order of aspect ratio, and where each bucket ends: made once by `group_samples`, used every
-    epoch.
+    """All samples in order of aspect ratio, and where each bucket ends; `group_samples` makes it once for all epochs.
 
     Args:
         size: int32 [N, 2], height and width of each sample in pixels.
@@ -63,16 +62,17 @@ def group_samples(size: Sizes, buckets: Buckets) -> Grouping:
         raise ConfigError(f"size must be positive; got {int(size.min())} for sample {int(size.min(axis=1).argmin())}")
     # The bits of a positive float32 are in the order of its value: one sort of ratio bits over sample id.
     keys = np.empty(len(size), dtype=np.uint64)
-    counts = np.zeros(len(buckets), dtype=np.int64)
     for start in range(0, len(size), _CHUNK):
         part = slice(start, start + _CHUNK)
         keys[part] = aspect_ratio(size[part]).view(np.uint32)
-        counts += np.bincount(buckets.assign(size[part]), minlength=len(buckets))
     keys <<= np.uint64(32)
     keys |= np.arange(len(size), dtype=np.uint64)
     keys.sort()
+    edges = buckets.edges.astype(np.float32)  # the least float32 at or above each edge, as `Buckets.assign` compares
+    edges = np.where(edges < buckets.edges, np.nextafter(edges, np.float32(np.inf)), edges)
+    ends = np.searchsorted(keys, edges.view(np.uint32).astype(np.uint64) << np.uint64(32))
     order = np.bitwise_and(keys, _ID_MASK, out=keys).astype(np.int32)
-    return Grouping(size, buckets, read_only(order), np.cumsum(counts))
+    return Grouping(size, buckets, read_only(order), np.append(ends, len(size)).astype(np.int64))
 
 
 def bits(seed: int, epoch: int, purpose: int) -> np.random.PCG64:
@@ -111,7 +111,7 @@ def leave_out(grouping: Grouping, drop: int, source: np.random.PCG64 | None) -> 
     n = len(grouping)
     if source is None:
         gone = np.flatnonzero(grouping.order >= n - drop)
-    else:  # the positions that come first when all are given random words; ties by position
+    else:  # the positions of the least random words
         words = np.asarray(source.random_raw(n), dtype=np.uint64)
         gone = np.argpartition(words, drop - 1)[:drop]
         gone.sort()

@@ -204,3 +204,11 @@ def test_arrays_that_do_not_belong_together_are_refused() -> None:
     ):
         with pytest.raises(ConfigError, match=message):
             EpochPlan(**(fields | change))
+
+
+def test_ends_agree_with_assign_at_the_edges_themselves() -> None:
+    size = np.array([[h, w] for h in range(1, 130) for w in range(1, 130)], dtype=np.int32)
+    for edges in ([0.1, 4 / 3], [2 / 3, 1.0], [1 / 3, 1.1], [np.nextafter(0.75, 0), np.nextafter(0.75, 1)]):
+        buckets = Buckets(np.array(edges), BUCKETS.resolutions, BUCKETS.shapes, 32)
+        counts = np.bincount(buckets.assign(size), minlength=3)
+        assert np.diff(group_samples(size, buckets).ends, prepend=0).tolist() == counts.tolist()
