@@ -37,7 +37,7 @@ _SCHEMA = pa.schema(
         ("key", pa.large_string()),
     ]
 )
-_SMALL = 1 << 30  # bytes of shards below which starting worker processes costs more than it saves
+_SMALL = 4 << 30  # bytes of shards below which starting worker processes costs more than it saves
 
 Progress = Callable[[int, int], None]
 """Called with the bytes of shards done and the bytes in all."""
@@ -107,7 +107,7 @@ def build_index(shards: Shards, *, workers: int | None = None, progress: Progres
 
     Args:
         shards: pattern, path, or a sequence of them.
-        workers: processes, at least 1; by default 1 for less than 1 GiB of shards, else at most 4.
+        workers: processes, at least 1; by default 1 for less than 4 GiB of shards, else at most 4.
         progress: called after each shard with bytes done and bytes in all.
 
     Returns:
