@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -10,13 +11,15 @@ import torch
 from nvidia.dali import Pipeline, fn, types
 from nvidia.dali.plugin.pytorch import feed_ndarray
 
-from resflow.decode.base import Encoded, Fill, checked_header, decode_error, output_tensor
+from resflow.decode.base import Encoded, Fill, checked_header, output_tensor
 from resflow.decode.pillow import decode_checked
 from resflow.decode.place import place
 from resflow.decode.placement import Placement, placement
 from resflow.errors import ConfigError, WorkerError
 from resflow.geometry.affine import Geometry
-from resflow.headers import ImageHeader
+from resflow.headers import ImageHeader, read_header
+
+Inputs: TypeAlias = dict[str, npt.NDArray[Any]]
 
 _TAIL = 1024  # bytes at the end of a JPEG among which its end marker must be
 
@@ -49,7 +52,7 @@ class DaliDecoder:
                 )
             index = torch.cuda.current_device() if self._device.index is None else self._device.index
             self._device = torch.device("cuda", index)
-            self._stream = torch.cuda.Stream(self._device)
+            self._stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
         self._pipelines: dict[bool, Pipeline] = {}  # by whether it warps
 
     def decode(
@@ -72,18 +75,14 @@ class DaliDecoder:
             bool,
         )
         for warps in (False, True):
-            positions = np.flatnonzero(native & (where.turned == warps))
+            positions = np.flatnonzero(native & (where.turned if warps else ~where.turned))
             for first in range(0, len(positions), self._max_batch):
                 part = positions[first : first + self._max_batch]
                 self._run(part, [encoded[position] for position in part], geometry, where, frames)
-        fill = np.array(self._fill, dtype=np.uint8)
         for position in np.flatnonzero(~native).tolist():
-            height, width = sizes[position]
-            kind = headers[position].format
-            pixels = decode_checked("dali", position, encoded[position], (height, width), kind)
-            placed = np.empty((*geometry.output_size, 3), dtype=np.uint8)
-            place(pixels, placed, where, position, (width, height), fill)
-            frames[position].copy_(torch.from_numpy(placed))
+            self._place_by_pillow(
+                position, encoded[position], headers[position].format, geometry, where, frames[position]
+            )
         return result
 
     def close(self) -> None:
@@ -111,15 +110,10 @@ class DaliDecoder:
         )
         try:
             self._run_pipeline(warps, encoded, inputs, target)
-        except RuntimeError as error:
+        except RuntimeError:
             self._pipelines.pop(warps, None)  # a failed pipeline cannot run again
-            self._blame(positions, warps, encoded, inputs, target)
-            raise WorkerError(
-                f"DALI failed on a batch of {len(positions)} images, each of which it decodes alone: {_reason(error)}. "
-                "Lower the batch size if memory is short, or use engine 'turbo'."
-            ) from error
+            self._run_singly(positions, encoded, inputs, geometry, where, target)
         if warps:
-            index = torch.from_numpy(positions)
             outside = ~_on_image(where.inverse[positions], geometry.source_size[positions], target)
             target[outside] = torch.tensor(self._fill, dtype=torch.uint8, device=self._device)
         if not whole:
@@ -130,7 +124,7 @@ class DaliDecoder:
         self,
         warps: bool,
         encoded: list[Encoded],
-        inputs: dict[str, npt.NDArray[np.generic]],
+        inputs: Inputs,
         target: torch.Tensor,
     ) -> None:
         pipeline = self._pipelines.get(warps)
@@ -152,15 +146,17 @@ class DaliDecoder:
         current.wait_stream(self._stream)
         self._stream.synchronize()
 
-    def _blame(
+    def _run_singly(
         self,
         positions: npt.NDArray[np.int64],
-        warps: bool,
         encoded: list[Encoded],
-        inputs: dict[str, npt.NDArray[np.generic]],
+        inputs: Inputs,
+        geometry: Geometry,
+        where: Placement,
         target: torch.Tensor,
     ) -> None:
-        """Run the images of a failed batch one by one and raise DecodeError for the first that fails."""
+        """Decode the images of a failed batch one by one; those that DALI refuses are for Pillow to judge."""
+        warps = bool(where.turned[positions[0]])
         for number, position in enumerate(positions.tolist()):
             one = slice(number, number + 1)
             try:
@@ -168,7 +164,28 @@ class DaliDecoder:
                 self._run_pipeline(warps, encoded[one], alone, target[one])
             except RuntimeError as error:
                 self._pipelines.pop(warps, None)
-                raise decode_error("dali", position, encoded[number], _reason(error)) from error
+                if "decoders.image_slice" not in str(error):
+                    raise WorkerError(
+                        f"DALI failed on {self._device} at image {position} of the batch, not for the image's sake: "
+                        f"{error}. Lower max_batch if memory is short, or use engine 'turbo'."
+                    ) from error
+                kind = read_header(encoded[number]).format
+                self._place_by_pillow(position, encoded[number], kind, geometry, where, target[number])
+
+    def _place_by_pillow(
+        self,
+        position: int,
+        encoded: Encoded,
+        kind: str,
+        geometry: Geometry,
+        where: Placement,
+        frame: torch.Tensor,
+    ) -> None:
+        height, width = geometry.source_size[position].tolist()
+        pixels = decode_checked("dali", position, encoded, (height, width), kind)
+        placed = np.empty((*geometry.output_size, 3), dtype=np.uint8)
+        place(pixels, placed, where, position, (width, height), np.array(self._fill, dtype=np.uint8))
+        frame.copy_(torch.from_numpy(placed))
 
     def _build(self, warps: bool) -> Pipeline:
         on_gpu = self._device.type == "cuda"
@@ -227,9 +244,7 @@ class DaliDecoder:
         return pipeline
 
 
-def _inputs(
-    positions: npt.NDArray[np.int64], geometry: Geometry, where: Placement
-) -> dict[str, npt.NDArray[np.generic]]:
+def _inputs(positions: npt.NDArray[np.int64], geometry: Geometry, where: Placement) -> Inputs:
     """What the pipeline is fed besides encoded images, one row an image, rows and columns in the order y, x."""
     box, start, step = where.box[positions], where.start[positions], where.step[positions]
     size = geometry.source_size[positions].astype(np.int64)
@@ -243,7 +258,7 @@ def _inputs(
     support = np.maximum(np.abs(step[:, ::-1]), 1.0) + 1
     anchor = np.clip(np.floor(np.minimum(near, far) - support), 0, size - 1).astype(np.int32)
     end = np.clip(np.ceil(np.maximum(near, far) + support), anchor + 1, size).astype(np.int32)
-    inputs: dict[str, npt.NDArray[np.generic]] = {
+    inputs: Inputs = {
         "anchor": anchor,
         "shape": end - anchor,
         "roi_start": (near - anchor).astype(np.float32),
@@ -287,14 +302,3 @@ def _is_native(header: ImageHeader, encoded: Encoded, device: str) -> bool:
         # GPU decoders may fill the missing rows of a truncated JPEG silently; Pillow names the fault.
         return device == "cpu" or b"\xff\xd9" in bytes(encoded[-_TAIL:])
     return True
-
-
-def _reason(error: RuntimeError) -> str:
-    """The telling line of DALI's message, which wraps it in the graph's traceback."""
-    lines = [line.strip() for line in str(error).splitlines()]
-    telling = [
-        line
-        for line in lines
-        if line.startswith(("Error in thread", "Failed", "Error when", "[/opt", "Assert"))
-    ]
-    return (telling or [line for line in lines if line] or ["no reason given"])[-1]

@@ -53,7 +53,7 @@ def placement(geometry: Geometry) -> Placement:
     aligned, _ = factor(geometry.matrix)
     turned = ~is_axis_aligned(geometry.matrix)
     scale = np.stack([aligned[:, 0, 0], aligned[:, 1, 1]], axis=-1)  # [B, 2]
-    inverse = np.linalg.inv(geometry.matrix)
+    inverse = np.linalg.inv(geometry.matrix).astype(np.float64)
     height, width = geometry.output_size
     corners = np.array([[0, 0], [width, 0], [0, height], [width, height]], dtype=np.float64)
     reached = transform_points(inverse, corners[None]) * scale[:, None]  # [B, 4, 2], scaled source

@@ -1,0 +1,153 @@
+"""The reference that every engine is held against, written from the definition in float64."""
+
+from __future__ import annotations
+
+import functools
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image, ImageOps
+
+from resflow.geometry.affine import Geometry, is_axis_aligned
+
+FILL = (7, 100, 200)
+Pixels = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """Largest errors in grey levels: of the mean over an image's pixels, and of any one of them.
+
+    Border pixels are those whose filter reaches beyond the source's edge, where engines differ in kind: the definition
+    cuts the filter off and weighs the rest up, DALI repeats the edge.
+    """
+
+    mean: float
+    largest: float
+    border_mean: float
+    border_largest: float
+
+
+@functools.lru_cache(64)
+def reference_decode(encoded: bytes) -> Pixels:
+    """float64 [H, W, 3]: what Pillow decodes, upright, RGB."""
+    image = ImageOps.exif_transpose(Image.open(io.BytesIO(encoded)))
+    if image.mode == "I;16":
+        return np.stack([np.asarray(image).astype(np.int64) // 256] * 3, axis=-1).astype(np.float64)
+    if image.mode in ("RGBA", "LA", "P", "PA"):
+        image = image.convert("RGBA")
+        return np.asarray(image, dtype=np.float64)[..., :3]
+    return np.asarray(image.convert("RGB"), dtype=np.float64)
+
+
+def axis_weights(scale: float, shift: float, size: int, out: int, antialias: bool) -> Pixels:
+    """float64 [out, size]: each output pixel's weights on source pixels along one axis."""
+    centres = (np.arange(out) + 0.5 - shift) / scale
+    radius = max(1.0, 1.0 / abs(scale)) if antialias else 1.0
+    distance = np.abs(np.arange(size)[None] + 0.5 - centres[:, None]) / radius
+    weights = np.clip(1.0 - distance, 0.0, None)
+    total = weights.sum(axis=1, keepdims=True)
+    return np.divide(weights, total, out=np.zeros_like(weights), where=total > 0)
+
+
+def scaled(pixels: Pixels, matrix: Pixels, size: tuple[int, int], antialias: bool) -> Pixels:
+    rows = axis_weights(matrix[1, 1], matrix[1, 2], pixels.shape[0], size[0], antialias)
+    columns = axis_weights(matrix[0, 0], matrix[0, 2], pixels.shape[1], size[1], antialias)
+    height, width, _ = pixels.shape
+    half = (rows @ pixels.reshape(height, width * 3)).reshape(size[0], width, 3)
+    return np.asarray(columns @ half)  # [out W, W] @ [out H, W, 3]
+
+
+def sources(matrix: Pixels, size: tuple[int, int]) -> tuple[Pixels, Pixels]:
+    """Source x and y of each output pixel's centre, float64 [H, W] each."""
+    x, y = np.meshgrid(np.arange(size[1]) + 0.5, np.arange(size[0]) + 0.5)
+    back = np.linalg.inv(matrix)
+    return back[0, 0] * x + back[0, 1] * y + back[0, 2], back[1, 0] * x + back[1, 1] * y + back[1, 2]
+
+
+def reference_place(
+    pixels: Pixels, matrix: Pixels, size: tuple[int, int], antialias: bool = True
+) -> tuple[Pixels, npt.NDArray[np.bool_]]:
+    """The placed image, float64 [H, W, 3], and which of its pixels are image rather than fill."""
+    height, width, _ = pixels.shape
+    x, y = (np.round(value, 6) for value in sources(matrix, size))
+    image = (x >= 0) & (x < width) & (y >= 0) & (y < height)
+    if is_axis_aligned(matrix):
+        placed = scaled(pixels, matrix, size, antialias)
+    else:
+        by_x, by_y = np.hypot(*matrix[:2, 0]), np.hypot(*matrix[:2, 1])
+        wide = max(1, int(np.ceil(round(width * by_x - 0.5, 6))))
+        high = max(1, int(np.ceil(round(height * by_y - 0.5, 6))))
+        small = scaled(pixels, np.diag([by_x, by_y, 1.0]), (high, wide), antialias)
+        u, v = np.clip(x * by_x - 0.5, 0, wide - 1), np.clip(y * by_y - 0.5, 0, high - 1)
+        left, top = np.floor(u).astype(int), np.floor(v).astype(int)
+        right, bottom = np.minimum(left + 1, wide - 1), np.minimum(top + 1, high - 1)
+        part_x, part_y = (u - left)[..., None], (v - top)[..., None]
+        upper = small[top, left] * (1 - part_x) + small[top, right] * part_x
+        lower = small[bottom, left] * (1 - part_x) + small[bottom, right] * part_x
+        placed = upper * (1 - part_y) + lower * part_y
+    placed[~image] = FILL
+    return placed, image
+
+
+def interior(pixels: Pixels, matrix: Pixels, size: tuple[int, int]) -> npt.NDArray[np.bool_]:
+    """bool [H, W]: output pixels whose filter stays inside the source."""
+    height, width, _ = pixels.shape
+    x, y = sources(matrix, size)
+    by_x, by_y = np.hypot(*matrix[:2, 0]), np.hypot(*matrix[:2, 1])
+    warp = (
+        0.0 if is_axis_aligned(matrix) else 1.5
+    )  # intermediate pixels that a bilinear sample reaches beyond its centre
+    near_x, near_y = max(1.0, 1 / by_x) + warp / by_x, max(1.0, 1 / by_y) + warp / by_y
+    return np.asarray((x >= near_x) & (x <= width - near_x) & (y >= near_y) & (y <= height - near_y))
+
+
+def geometry(encoded: Sequence[bytes], matrices: Sequence[Pixels], size: tuple[int, int]) -> Geometry:
+    """The geometry that places images by the given matrices; sizes come from the reference decode."""
+    sizes = np.array([reference_decode(data).shape[:2] for data in encoded], dtype=np.int32).reshape(-1, 2)
+    return Geometry(np.array(matrices, dtype=np.float64).reshape(-1, 3, 3), sizes, size)
+
+
+def check_batch(
+    images: torch.Tensor,
+    encoded: Sequence[bytes],
+    where: Geometry,
+    tolerance: Tolerance,
+    names: Sequence[str] | None = None,
+) -> list[float]:
+    """Hold a decoded batch against the reference; the mean error of each image.
+
+    Raises:
+        AssertionError: a wrong shape or layout, a fill pixel that is not the fill, an error above the tolerance.
+    """
+    assert images.dtype == torch.uint8
+    assert tuple(images.shape) == (len(encoded), 3, *where.output_size)
+    frames = images.cpu().permute(0, 2, 3, 1)
+    assert frames.is_contiguous(), "not channels_last"
+    valid = where.valid_mask()
+    means = []
+    for number, data in enumerate(encoded):
+        name = names[number] if names else f"image {number}"
+        expected, image = reference_place(reference_decode(data), where.matrix[number], where.output_size)
+        assert np.array_equal(image, valid[number]), f"{name}: the reference's outline is not valid_mask's"
+        got = frames[number].numpy().astype(np.float64)
+        wrong = (got[~image] != FILL).any(axis=-1).sum()
+        assert wrong == 0, f"{name}: {wrong} padding pixels are not the fill"
+        error = np.abs(got - expected)
+        inner = interior(reference_decode(data), where.matrix[number], where.output_size)
+        means.append(float(error[image].mean()) if image.any() else 0.0)
+        for part, pixels, mean, largest in (
+            ("interior", image & inner, tolerance.mean, tolerance.largest),
+            ("border", image & ~inner, tolerance.border_mean, tolerance.border_largest),
+        ):
+            if not pixels.any():
+                continue
+            found = float(error[pixels].mean())
+            assert found <= mean, f"{name}: mean {part} error {found:.3f} > {mean}"
+            found = float(error[pixels].max())
+            assert found <= largest, f"{name}: largest {part} error {found:.2f} > {largest}"
+    return means
