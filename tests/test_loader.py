@@ -444,3 +444,18 @@ def test_the_environment_names_the_rank(shards: str, monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("RANK", "1")
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert [batch.keys for batch in loader(shards)] == [batch.keys for batch in loader(shards, world=World(1, 2))]
+
+
+def test_a_budgets_state_belongs_to_its_number_of_ranks(shards: str) -> None:
+    budget = rf.PixelBudget(16 * 32 * 32)
+    state = loader(shards, batch_size=budget).state_dict()
+    with pytest.raises(StateError, match=r"config\.world_size differs: saved '1', current '2'"):
+        loader(shards, batch_size=budget, world=World(0, 2)).load_state_dict(state)
+
+
+def test_a_rank_without_a_part_of_the_short_batch_gets_an_empty_one(tmp_path: Path) -> None:
+    shards = make_shards(tmp_path, 5)
+    ranks = [list(loader(shards, batch_size=2, world=World(rank, 2))) for rank in range(2)]
+    assert [[len(batch) for batch in batches] for batches in ranks] == [[2, 0], [2, 1]]
+    assert ranks[0][1].images.shape == (0, *ranks[1][1].images.shape[1:])
+    assert ranks[0][1].targets.shape == (0,)

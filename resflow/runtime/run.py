@@ -126,14 +126,20 @@ class PlannedRun:
     def cursor(self) -> Cursor:
         """The place, and what the plan was made of."""
         batch_size = self._order["batch_size"]
+        # With a pixel budget the plan depends on the number of ranks, too.
+        decides = (
+            "batch_size",
+            "shuffle",
+            "drop_last",
+            *(("world_size",) if isinstance(batch_size, PixelBudget) else ()),
+        )
         return Cursor(
             epoch=self.epoch,
             step=self.step,
             seed=self._order["seed"],
             global_batch_size=None if isinstance(batch_size, PixelBudget) else batch_size,
             fingerprint=self._source.index.fingerprint,
-            config=self.pipeline.describe()
-            | {name: repr(self._order[name]) for name in ("batch_size", "shuffle", "drop_last")},
+            config=self.pipeline.describe() | {name: repr(self._order[name]) for name in decides},
         )
 
     def restore(self, cursor: Cursor) -> None:
