@@ -127,19 +127,15 @@ class PlannedRun:
         """The place, and what the plan was made of."""
         batch_size = self._order["batch_size"]
         # With a pixel budget the plan depends on the number of ranks, too.
-        decides = (
-            "batch_size",
-            "shuffle",
-            "drop_last",
-            *(("world_size",) if isinstance(batch_size, PixelBudget) else ()),
-        )
+        left_out = {"seed"} if isinstance(batch_size, PixelBudget) else {"seed", "world_size"}
         return Cursor(
             epoch=self.epoch,
             step=self.step,
             seed=self._order["seed"],
             global_batch_size=None if isinstance(batch_size, PixelBudget) else batch_size,
             fingerprint=self._source.index.fingerprint,
-            config=self.pipeline.describe() | {name: repr(self._order[name]) for name in decides},
+            config=self.pipeline.describe()
+            | {name: repr(value) for name, value in self._order.items() if name not in left_out},
         )
 
     def restore(self, cursor: Cursor) -> None:
