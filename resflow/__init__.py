@@ -1,9 +1,12 @@
 """Resflow feeds images of many sizes to PyTorch models, in fixed-shape batches, at the speed of the hardware.
 
+Example:
     import resflow as rf
 
-    loader = rf.DataLoader("shards/train-{0000..0146}.tar", batch_size=256, shuffle=True, num_workers=8,
-                           pipeline=rf.Pipeline(resolution=rf.schedules.Linear(128, 224, epochs=16), buckets=8))
+    loader = rf.DataLoader(
+        "shards/train-{0000..0146}.tar", batch_size=256, shuffle=True, num_workers=8,
+        pipeline=rf.Pipeline(resolution=rf.schedules.Linear(128, 224, epochs=16), buckets=8),
+    )
 """
 
 from __future__ import annotations
