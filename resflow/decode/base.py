@@ -107,8 +107,8 @@ def decode_error(engine: str, position: int, encoded: Encoded, message: str, kin
     found = kind or f"bytes that start with {bytes(encoded[:8])!r}"
     reason = message.strip().rstrip(".") or "no reason given"
     return DecodeError(
-        f"{engine} cannot decode image {position} of the batch: {reason}; got {found}, {len(encoded)} bytes, expected a complete "
-        "image. Replace the file, leave it out, or skip bad samples with on_error=Skip(...).",
+        f"{engine} cannot decode image {position} of the batch: {reason}; got {found}, {len(encoded)} bytes, "
+        "expected a complete image. Replace the file, leave it out, or skip bad samples with on_error=Skip(...).",
         position=position,
     )
 

@@ -248,7 +248,7 @@ def _inputs(positions: npt.NDArray[np.int64], geometry: Geometry, where: Placeme
     """What the pipeline is fed besides encoded images, one row an image, rows and columns in the order y, x."""
     box, start, step = where.box[positions], where.start[positions], where.step[positions]
     size = geometry.source_size[positions].astype(np.int64)
-    empty = ((box[:, 2:] <= box[:, :2]).any(axis=1))[:, None]
+    empty = (box[:, 2:] <= box[:, :2]).any(axis=1, keepdims=True)
     # An image outside its output is decoded all the same, so that damage is found, and placed beyond the edge.
     box = np.where(empty, [0, 0, 1, 1], box)
     near = (start + box[:, :2] * step)[:, ::-1]  # [n, 2] y, x
