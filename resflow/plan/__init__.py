@@ -7,6 +7,7 @@ from resflow.plan.cursor import Cursor
 from resflow.plan.epoch import epoch_length, plan_epoch
 from resflow.plan.index import Index
 from resflow.plan.learn import learn_buckets
+from resflow.plan.online import OnlineBucketer
 from resflow.plan.order import Grouping, group_samples
 from resflow.plan.schedule import (
     Constant,
@@ -30,6 +31,7 @@ __all__ = [
     "Grouping",
     "Index",
     "Linear",
+    "OnlineBucketer",
     "PixelBudget",
     "PlannedBatch",
     "RandomMultiScale",

@@ -6,7 +6,6 @@ shape travels with the request, and workers need to know neither the epoch nor t
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -18,14 +17,16 @@ import torch
 from torch.utils.data import Dataset, Sampler
 
 from resflow.batch import Batch
-from resflow.decode import Decoder, open_engine
 from resflow.errors import ResflowError, SampleError, TargetError
-from resflow.geometry import Geometry, apply_views
+from resflow.geometry import Geometry
 from resflow.pipeline import Pipeline
 from resflow.plan import EpochPlan, PlannedBatch, World
+from resflow.plan.buckets import Sizes
+from resflow.runtime.maker import BatchMaker
 from resflow.sources import Sample, Source
 
 _NUMBER = re.compile(rb"\s*[+-]?\d{1,18}\s*")
+_WAY_OUT = "Name the right member in Pipeline(target=...), or None to read no targets."
 
 Planner = Callable[[int], EpochPlan]
 """Gives the plan of an epoch."""
@@ -65,7 +66,7 @@ class Failure:
 
 
 class PlannedDataset(Dataset[Batch]):
-    """Reads, places and decodes planned batches; one engine for each process, opened when first used.
+    """Reads, places and decodes planned batches.
 
     Args:
         source: where the encoded bytes are.
@@ -89,16 +90,12 @@ class PlannedDataset(Dataset[Batch]):
         engine_device: str,
     ) -> None:
         self.source, self.pipeline = source, pipeline
-        self._seed, self._max_batch, self._threads = seed, max_batch, threads
-        self._engine_name, self._engine_device = engine, engine_device
-        self._engine: Decoder | None = None
-        self._engine_process = self._home_process = os.getpid()
+        self._maker = BatchMaker(
+            pipeline, seed=seed, max_batch=max_batch, threads=threads, engine=engine, engine_device=engine_device
+        )
 
     def __len__(self) -> int:
         return len(self.source.index)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_engine": None}
 
     def __getitems__(self, planned: PlannedBatch) -> Batch | Failure:
         """The batch, or what went wrong."""
@@ -123,52 +120,25 @@ class PlannedDataset(Dataset[Batch]):
             SampleError: an image cannot be decoded or a label cannot be read.
         """
         samples = self.source.read(planned.sample_ids)
-        geometry = self.place(planned)
-        images = self._open().decode([sample.image for sample in samples], geometry)
-        return Batch(
-            images=images,
-            targets=None if self.pipeline.target is None else class_labels(samples, self.pipeline.target),
-            transform=torch.from_numpy(geometry.matrix.astype(np.float32)),
-            valid=torch.from_numpy(geometry.valid),
-            source_size=torch.from_numpy(geometry.source_size),
-            sample_ids=torch.from_numpy(np.array(planned.sample_ids, dtype=np.int64)),
-            keys=tuple(sample.key for sample in samples),
-            resolution=planned.resolution,
+        target = self.pipeline.target
+        return self._maker.make(
+            planned,
+            self._size(planned),
+            [sample.image for sample in samples],
+            [sample.key for sample in samples],
+            None if target is None else class_labels(samples, target),
         )
 
     def place(self, planned: PlannedBatch) -> Geometry:
         """The geometry of one batch: a function of the plan and the index alone, drawn before any byte is read."""
-        size = np.ascontiguousarray(self.source.index.size[planned.sample_ids])
-        matrix = self.pipeline.fit.place(size, planned.shape)
-        matrix = apply_views(
-            self.pipeline.views,
-            matrix,
-            size,
-            planned.shape,
-            seed=self._seed,
-            epoch=planned.epoch,
-            sample_ids=planned.sample_ids.astype(np.int64),
-        )
-        return Geometry(matrix, size, planned.shape)
+        return self._maker.place(planned, self._size(planned))
 
     def close(self) -> None:
         """Close the engine of this process."""
-        if self._engine is not None and self._engine_process == os.getpid():
-            self._engine.close()
-        self._engine = None
+        self._maker.close()
 
-    def _open(self) -> Decoder:
-        here = os.getpid()
-        if self._engine is None or self._engine_process != here:
-            self._engine = open_engine(
-                self._engine_name,
-                device=self._engine_device,
-                fill=self.pipeline.fit.fill,
-                threads=self._threads if here == self._home_process else 1,
-                max_batch=self._max_batch,
-            )
-            self._engine_process = here
-        return self._engine
+    def _size(self, planned: PlannedBatch) -> Sizes:
+        return np.ascontiguousarray(self.source.index.size[planned.sample_ids])
 
     def _located(self, error: SampleError, sample_ids: npt.NDArray[np.integer]) -> SampleError:
         if error.key is not None or error.position is None:
@@ -193,14 +163,26 @@ def class_labels(samples: list[Sample], member: str) -> torch.Tensor:
     labels = torch.empty(len(samples), dtype=torch.int64)
     for position, sample in enumerate(samples):
         text = sample.members.get(member)
-        problem = None
-        if text is None:
-            problem = f"no class: expected a member .{member}; got {', '.join('.' + name for name in sample.members)}"
-        elif not _NUMBER.fullmatch(text):
-            problem = f"a class must be a decimal number; member .{member} holds {bytes(text[:40])!r}"
-        else:
-            labels[position] = int(bytes(text))
-        if problem:
-            way_out = "Name the right member in Pipeline(target=...), or None to read no targets."
-            raise TargetError(f"{problem}. {way_out}", position=position, key=sample.key, shard=sample.shard)
+        try:
+            if text is None:
+                found = ", ".join("." + name for name in sample.members)
+                raise TargetError(f"no class: expected a member .{member}; got {found}. {_WAY_OUT}")
+            labels[position] = class_number(text, member)
+        except TargetError as error:
+            raise TargetError(error.message, position=position, key=sample.key, shard=sample.shard) from None
     return labels
+
+
+def class_number(text: bytes | memoryview, member: str) -> int:
+    """A class as a number, from its decimal text.
+
+    Args:
+        text: the digits, spaces around them allowed.
+        member: where they come from, for the error.
+
+    Raises:
+        TargetError: not a decimal number.
+    """
+    if not _NUMBER.fullmatch(text):
+        raise TargetError(f"a class must be a decimal number; member .{member} holds {bytes(text[:40])!r}. {_WAY_OUT}")
+    return int(bytes(text))

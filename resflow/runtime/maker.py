@@ -1,0 +1,119 @@
+"""From samples and their plan to a finished batch: what planned batches and streamed ones have in common."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from resflow.batch import Batch
+from resflow.decode import Decoder, open_engine
+from resflow.decode.base import Encoded
+from resflow.geometry import Geometry, apply_views
+from resflow.pipeline import Pipeline
+from resflow.plan import PlannedBatch
+from resflow.plan.buckets import Sizes
+
+
+class BatchMaker:
+    """Places and decodes planned batches; one engine for each process, opened when first used.
+
+    Args:
+        pipeline: what is done to the samples.
+        seed: the loader's seed.
+        max_batch: the most samples a batch holds.
+        threads: decoding threads of the engine in the process that made this; workers use one.
+        engine: name of the engine.
+        engine_device: where the engine decodes.
+    """
+
+    def __init__(
+        self, pipeline: Pipeline, *, seed: int, max_batch: int, threads: int, engine: str, engine_device: str
+    ) -> None:
+        self.pipeline = pipeline
+        self._seed, self._max_batch, self._threads = seed, max_batch, threads
+        self._engine_name, self._engine_device = engine, engine_device
+        self._engine: Decoder | None = None
+        self._engine_process = self._home_process = os.getpid()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_engine": None}
+
+    def place(self, planned: PlannedBatch, size: Sizes) -> Geometry:
+        """The geometry of one batch: a function of the plan and the images' sizes, drawn before decoding.
+
+        Args:
+            planned: the batch.
+            size: int32 [B, 2], height and width of its images in pixels.
+
+        Returns:
+            How each image is placed.
+        """
+        matrix = self.pipeline.fit.place(size, planned.shape)
+        matrix = apply_views(
+            self.pipeline.views,
+            matrix,
+            size,
+            planned.shape,
+            seed=self._seed,
+            epoch=planned.epoch,
+            sample_ids=planned.sample_ids.astype(np.int64),
+        )
+        return Geometry(matrix, size, planned.shape)
+
+    def make(
+        self,
+        planned: PlannedBatch,
+        size: Sizes,
+        images: Sequence[Encoded],
+        keys: Sequence[str],
+        targets: torch.Tensor | None,
+    ) -> Batch:
+        """Place and decode one batch.
+
+        Args:
+            planned: which samples, at which shape.
+            size: int32 [B, 2], height and width of the images in pixels.
+            images: B images, as the engine takes them.
+            keys: B keys.
+            targets: what the batch holds as targets.
+
+        Returns:
+            The batch, uint8, on the engine's device.
+
+        Raises:
+            DecodeError: an image cannot be decoded; carries its position.
+        """
+        geometry = self.place(planned, size)
+        return Batch(
+            images=self._open().decode(images, geometry),
+            targets=targets,
+            transform=torch.from_numpy(geometry.matrix.astype(np.float32)),
+            valid=torch.from_numpy(geometry.valid),
+            source_size=torch.from_numpy(geometry.source_size),
+            sample_ids=torch.from_numpy(np.array(planned.sample_ids, dtype=np.int64)),
+            keys=tuple(keys),
+            resolution=planned.resolution,
+        )
+
+    def close(self) -> None:
+        """Close the engine of this process."""
+        if self._engine is not None and self._engine_process == os.getpid():
+            self._engine.close()
+        self._engine = None
+
+    def _open(self) -> Decoder:
+        here = os.getpid()
+        if self._engine is None or self._engine_process != here:
+            self._engine = open_engine(
+                self._engine_name,
+                device=self._engine_device,
+                fill=self.pipeline.fit.fill,
+                threads=self._threads if here == self._home_process else 1,
+                max_batch=self._max_batch,
+            )
+            self._engine_process = here
+        return self._engine
