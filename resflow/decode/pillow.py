@@ -26,7 +26,7 @@ _DAMAGE = (
     EOFError,
     LookupError,
     OverflowError,
-    NotImplementedError,
+    RuntimeError,
     struct.error,
     zlib.error,
     Image.DecompressionBombError,

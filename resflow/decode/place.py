@@ -25,6 +25,9 @@ class Grid(NamedTuple):
     shift_y: float = 0.0
 
 
+FULL_SIZE = Grid()
+
+
 def place(
     pixels: npt.NDArray[np.uint8],
     out: npt.NDArray[np.uint8],
@@ -32,7 +35,7 @@ def place(
     position: int,
     size: tuple[int, int],
     fill: npt.NDArray[np.uint8],
-    grid: Grid = Grid(),  # noqa: B008
+    grid: Grid = FULL_SIZE,
 ) -> None:
     """Resize, and warp where it is turned, one decoded upright image into its output.
 

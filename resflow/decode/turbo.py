@@ -12,7 +12,7 @@ import torch
 
 from resflow.decode.base import Encoded, Fill, checked_header, decode_error, output_tensor
 from resflow.decode.pillow import decode_checked
-from resflow.decode.place import Grid, place
+from resflow.decode.place import FULL_SIZE, Grid, place
 from resflow.decode.placement import Placement, placement
 from resflow.geometry.affine import Geometry
 
@@ -76,20 +76,20 @@ class TurboDecoder:
         """Upright pixels of one image, and how they lie on its source."""
         header = checked_header("turbo", position, encoded, (height, width))
         if header.format != "jpeg":
-            return decode_checked("turbo", position, encoded, (height, width), header.format), Grid()
+            return decode_checked("turbo", position, encoded, (height, width), header.format), FULL_SIZE
         eighths = self._eighths(where.step[position])
         upright = header.orientation < 5
         stored = (height, width) if upright else (width, height)
         try:
             if simplejpeg.decode_jpeg_header(encoded)[2] in ("CMYK", "YCCK"):
-                return decode_checked("turbo", position, encoded, (height, width), "jpeg"), Grid()
+                return decode_checked("turbo", position, encoded, (height, width), "jpeg"), FULL_SIZE
             pixels = simplejpeg.decode_jpeg(
                 encoded, min_height=-(-stored[0] * eighths // 8), min_width=-(-stored[1] * eighths // 8)
             )
         except ValueError as error:
             # Strict decoding also refuses stray bytes between segments, which harm no pixel; Pillow judges those.
             if "extraneous bytes" in str(error):
-                return decode_checked("turbo", position, encoded, (height, width), "jpeg"), Grid()
+                return decode_checked("turbo", position, encoded, (height, width), "jpeg"), FULL_SIZE
             raise decode_error("turbo", position, encoded, str(error), "jpeg") from error
         factor = eighths / 8
         if header.orientation == 1:

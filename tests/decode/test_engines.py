@@ -68,6 +68,23 @@ def test_a_damaged_image_is_named_and_the_engine_lives_on(engine: Decoder, name:
     assert torch.equal(engine.decode([good] * 5, whole(5)), expected)
 
 
+@pytest.mark.parametrize("name", ["pillow", "turbo"])
+def test_random_damage_raises_nothing_but_decode_errors(name: str) -> None:
+    rng = np.random.default_rng(3)
+    decoder = open_engine(name)
+    where = Geometry(identity(1), np.array([[48, 67]], np.int32), (48, 67))
+    refused = 0
+    for data in samples.formats().values():
+        for _ in range(6):
+            damaged = np.frombuffer(data, np.uint8).copy()
+            damaged[rng.integers(0, len(data), 4)] = rng.integers(0, 256, 4)
+            try:
+                decoder.decode([damaged[: rng.integers(1, 2 * len(data))].tobytes()], where)
+            except DecodeError:
+                refused += 1
+    assert refused > 50
+
+
 def test_turbo_refuses_damaged_data_that_still_decodes() -> None:
     bad = bytearray(samples.jpeg(*SIZE))
     bad[-900:-880] = b"\xff\xd5" * 10
