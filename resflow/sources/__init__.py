@@ -1,4 +1,4 @@
-"""Where encoded images come from: tar shards, read by offset through an index; and how shards are written."""
+"""Where images come from: tar shards, read by offset through an index, or any dataset; and how shards are written."""
 
 from __future__ import annotations
 
@@ -6,38 +6,60 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from resflow.sources.base import Sample, Source
+    from resflow.sources.base import NO_TARGET, Pixels, Sample, Source
+    from resflow.sources.class_folders import ClassFolderShards
+    from resflow.sources.collate import collate_targets, emptied
+    from resflow.sources.dataset import DatasetSource
     from resflow.sources.index_file import ShardIndex, build_index, open_index, write_index
     from resflow.sources.paths import index_path
+    from resflow.sources.recognised import RecognisedSource, dataset_source, recognise
     from resflow.sources.shards import ShardSource
     from resflow.sources.writer import LabelledImages, class_folder_samples, labelled_files, write_shards
 
 __all__ = [
+    "NO_TARGET",
+    "ClassFolderShards",
+    "DatasetSource",
     "LabelledImages",
+    "Pixels",
+    "RecognisedSource",
     "Sample",
     "ShardIndex",
     "ShardSource",
     "Source",
     "build_index",
     "class_folder_samples",
+    "collate_targets",
+    "dataset_source",
+    "emptied",
     "index_path",
     "labelled_files",
     "open_index",
+    "recognise",
     "write_index",
     "write_shards",
 ]
 
 _HOME = {
+    "NO_TARGET": "base",
+    "ClassFolderShards": "class_folders",
+    "DatasetSource": "dataset",
     "LabelledImages": "writer",
+    "Pixels": "base",
+    "RecognisedSource": "recognised",
     "Sample": "base",
     "ShardIndex": "index_file",
     "ShardSource": "shards",
     "Source": "base",
     "build_index": "index_file",
     "class_folder_samples": "writer",
+    "collate_targets": "collate",
+    "dataset_source": "recognised",
+    "emptied": "collate",
     "index_path": "paths",
     "labelled_files": "writer",
     "open_index": "index_file",
+    "recognise": "recognised",
     "write_index": "index_file",
     "write_shards": "writer",
 }

@@ -1,35 +1,50 @@
-"""What a source of encoded images is."""
+"""What a source of images is."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from enum import Enum
+from typing import Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
 
 from resflow.plan.index import Index
 
+Pixels: TypeAlias = npt.NDArray[np.uint8]
+"""uint8 [H, W, 3], RGB, contiguous."""
+
+
+class Missing(Enum):
+    """What stands where a sample has nothing."""
+
+    TARGET = "no target"
+
+
+NO_TARGET = Missing.TARGET
+"""The target of a sample whose source brings none; None is a target like any other."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Sample:
-    """The bytes of one sample.
+    """One sample as it was read.
 
     Args:
         key: the sample's name in its shard.
-        shard: path of the shard.
-        image: the encoded image.
-        members: all members by lower-case extension, the image included.
+        shard: path of the shard; of a dataset, its folder or class.
+        image: the encoded image, or its pixels: uint8 [H, W, 3], RGB, contiguous.
+        members: all members of a shard's sample by lower-case extension, the image included.
+        target: what the source gives as the target, NO_TARGET where it gives none.
     """
 
     key: str
     shard: str
-    image: memoryview
+    image: memoryview | Pixels
     members: Mapping[str, memoryview]
+    target: object = NO_TARGET
 
 
-@runtime_checkable
 @runtime_checkable
 class Source(Protocol):
     """Gives samples by their number in an index."""

@@ -1,0 +1,87 @@
+"""The targets of a batch, from the targets of its samples."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import default_collate
+
+from resflow.errors import TargetError
+from resflow.sources.base import NO_TARGET, Sample
+
+
+def collate_targets(samples: Sequence[Sample]) -> Any:
+    """Put the targets of a batch's samples together.
+
+    Args:
+        samples: the batch's samples, of a source that brings targets.
+
+    Returns:
+        Numbers: a tensor [B], as PyTorch collates them (int: int64, float: float64). Arrays and tensors of one shape
+        and dtype: a tensor [B, ...]. Tuples of one length: a tuple of each place, collated so. All else (dicts,
+        lists, strings, shapes that differ, tensors of a class of their own such as boxes): a list of B targets as
+        they are. None where no sample has a target.
+
+    Raises:
+        TargetError: the targets are of different kinds; names the first sample that differs.
+    """
+    if all(sample.target is NO_TARGET for sample in samples):
+        return None
+    return _collate([sample.target for sample in samples], samples, "targets")
+
+
+def emptied(targets: Any) -> Any:
+    """Targets of no samples, of the same kind as those of a batch.
+
+    Args:
+        targets: what `collate_targets` returned for any samples of the dataset.
+
+    Returns:
+        The same with B = 0: what the batch of a rank holds that has no part in a short one.
+    """
+    if isinstance(targets, tuple):
+        return tuple(map(emptied, targets))
+    return None if targets is None else targets[:0]
+
+
+def _collate(values: list[Any], samples: Sequence[Sample], name: str) -> Any:
+    kinds = [_kind(value) for value in values]
+    odd = next((place for place, kind in enumerate(kinds) if kind != kinds[0]), None)
+    if odd is not None:
+        raise TargetError(
+            f"{name} of a batch must be of one kind; got {kinds[odd]} beside {kinds[0]} (sample {samples[0].key}). "
+            "Have the dataset return one kind, or set a target_transform.",
+            position=odd,
+            key=samples[odd].key,
+            shard=samples[odd].shard,
+        )
+    kind = kinds[0]
+    if kind == "tuple" and len({len(value) for value in values}) == 1:
+        places = enumerate(zip(*values, strict=True))
+        return tuple(_collate(list(column), samples, f"{name}[{place}]") for place, column in places)
+    if kind in ("int", "float") and len({type(value) for value in values}) > 1:
+        values = [value.item() if isinstance(value, np.generic) else value for value in values]
+    if kind in ("bool", "int", "float") or (
+        kind in ("array", "tensor") and len({(tuple(value.shape), value.dtype) for value in values}) == 1
+    ):
+        return default_collate(values)
+    return values
+
+
+def _kind(value: object) -> str:
+    if isinstance(value, bool | np.bool_):
+        return "bool"
+    if isinstance(value, int | np.integer):
+        return "int"
+    if isinstance(value, float | np.floating):
+        return "float"
+    if type(value) is torch.Tensor:
+        return "tensor"
+    if type(value) is np.ndarray and value.dtype.kind in "biuf":
+        return "array"
+    if value is NO_TARGET:
+        return "no target"
+    return "None" if value is None else type(value).__name__

@@ -1,0 +1,175 @@
+"""What an item of a map-style dataset holds: its image, in any of the usual forms, and its target."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from resflow.errors import ConfigError, HeaderError, ShardError
+from resflow.headers import read_header
+from resflow.sources.base import NO_TARGET, Pixels
+
+IMAGE_KEYS = ("image", "img", "pixel_values", "jpg", "jpeg", "png", "webp")
+"""Where a dataset's items are dicts, the names under which their image may lie."""
+
+_ACCEPTED = (
+    "expected (image, target), (image, *targets), an image, or a dict with one of "
+    f"{', '.join(IMAGE_KEYS)}; an image is a path, encoded bytes, a PIL image, a uint8 array [H,W] or [H,W,1|3|4], or "
+    "a uint8 tensor [1|3|4,H,W]"
+)
+_WIDE_MODES = ("I", "F", "I;16", "I;16L", "I;16B", "I;16N")
+
+
+def split_item(item: object, where: str) -> tuple[Any, object]:
+    """Part an item into image and target.
+
+    Args:
+        item: (image, target); (image, *targets), whose target is a tuple; a bare image; or a dict with one of
+            IMAGE_KEYS, whose target is the other value, or the dict of the others where there are several.
+        where: the item's name, for errors.
+
+    Returns:
+        Image and target; NO_TARGET where there is none.
+
+    Raises:
+        ConfigError: an empty sequence, or a dict without an image or with several.
+    """
+    if isinstance(item, Mapping) and not _undecoded(item):
+        found = [key for key in IMAGE_KEYS if key in item]
+        if len(found) != 1:
+            raise ConfigError(f"{where} is a dict with the keys {list(item)}; {_ACCEPTED}")
+        rest = {key: value for key, value in item.items() if key != found[0]}
+        return item[found[0]], (next(iter(rest.values())) if len(rest) == 1 else rest or NO_TARGET)
+    if not isinstance(item, tuple | list):
+        return item, NO_TARGET
+    if not item:
+        raise ConfigError(f"{where} is an empty {type(item).__name__}; {_ACCEPTED}")
+    targets = tuple(item[1:])
+    return item[0], (targets[0] if len(targets) == 1 else targets or NO_TARGET)
+
+
+def as_image(image: Any, where: str) -> memoryview | Pixels:
+    """Bring an image to one of the two forms that engines take: encoded bytes, or pixels.
+
+    Args:
+        image: path (its bytes are read); bytes; PIL image (its pixels as they are, EXIF orientation is not applied);
+            uint8 array [H, W], [H, W, 1], [H, W, 3] or [H, W, 4]; or uint8 tensor [C, H, W]. Alpha is dropped.
+        where: the image's name, for errors.
+
+    Returns:
+        Encoded bytes, or uint8 [H, W, 3], RGB, contiguous.
+
+    Raises:
+        ConfigError: another type, dtype or shape.
+        ShardError: the file cannot be read.
+    """
+    if isinstance(image, str | os.PathLike):
+        return memoryview(read_file(os.fspath(image)))
+    if isinstance(image, bytes | bytearray | memoryview):
+        return memoryview(image)
+    if isinstance(image, Mapping) and _undecoded(image):
+        return as_image(image["path"] if image["bytes"] is None else image["bytes"], where)
+    if isinstance(image, Image.Image):
+        return pil_pixels(image, where)
+    if isinstance(image, torch.Tensor):
+        _check_dtype(image.dtype == torch.uint8, image.dtype, image.shape, where)
+        array = image.detach().cpu().as_subclass(torch.Tensor).numpy()
+        if array.ndim == 3:
+            _check_shape(array.shape[0] in (1, 3, 4), image.shape, where)
+            array = array.transpose(1, 2, 0)  # [C, H, W] -> [H, W, C]
+    elif isinstance(image, np.ndarray):
+        array = image
+        _check_dtype(array.dtype == np.uint8, array.dtype, array.shape, where)
+    else:
+        raise ConfigError(f"the image of {where} is of type {type(image).__name__}; {_ACCEPTED}")
+    if array.ndim == 2:
+        array = array[..., None]
+    _check_shape(array.ndim == 3 and array.shape[2] in (1, 3, 4) and 0 not in array.shape, image.shape, where)
+    if array.shape[2] == 1:
+        array = np.repeat(array, 3, axis=2)
+    return np.ascontiguousarray(array[..., :3])
+
+
+def image_size(image: Any, where: str) -> tuple[int, int]:
+    """Height and width of an image without decoding it: upright for paths and bytes, else those of its pixels.
+
+    Args:
+        image: what `as_image` takes.
+        where: the image's name, for errors.
+
+    Returns:
+        Height and width in pixels.
+
+    Raises:
+        HeaderError: no size can be read from a file or from bytes.
+        ConfigError: another type, dtype or shape.
+        ShardError: the file cannot be read.
+    """
+    if isinstance(image, Image.Image):
+        return image.height, image.width
+    found = as_image(image, where)
+    if isinstance(found, np.ndarray):
+        return found.shape[0], found.shape[1]
+    try:
+        header = read_header(found)
+    except HeaderError as error:
+        raise error.located(key=where, shard="") from error
+    return header.height, header.width
+
+
+def pil_pixels(image: Image.Image, where: str) -> Pixels:
+    """A PIL image's pixels as its `convert("RGB")` gives them.
+
+    Args:
+        image: of any mode with 8 bits a channel.
+        where: the image's name, for errors.
+
+    Returns:
+        uint8 [H, W, 3], contiguous.
+
+    Raises:
+        ConfigError: a mode with more than 8 bits, which `convert` would clip.
+    """
+    if image.mode in _WIDE_MODES:
+        raise ConfigError(
+            f"the image of {where} is a PIL image of mode {image.mode!r}; expected 8 bits a channel. Scale it to "
+            "0..255 in the dataset."
+        )
+    if "transparency" in image.info and image.mode == "P":
+        image = image.convert("RGBA")  # Pillow warns of palettes with alpha that go straight to RGB
+    return np.array(image.convert("RGB"))
+
+
+def read_file(path: str) -> bytes:
+    """All bytes of a file; ShardError where it cannot be read."""
+    try:
+        with open(path, "rb", buffering=0) as file:  # noqa: PTH123 (a path object a file costs time)
+            return file.read()
+    except OSError as error:
+        raise ShardError(f"the image cannot be read: {error.strerror}. Put the file back.", shard=path) from error
+
+
+def _undecoded(value: Mapping[Any, Any]) -> bool:
+    """Whether this is how Hugging Face datasets give an image with `Image(decode=False)`."""
+    return value.keys() == {"bytes", "path"}
+
+
+def _check_dtype(sound: bool, dtype: object, shape: Any, where: str) -> None:
+    if not sound:
+        raise ConfigError(
+            f"the image of {where} is {dtype} {list(shape)}; expected uint8 pixels. Drop ToTensor, ConvertImageDtype "
+            "and Normalize from the dataset: Pipeline(normalize=...) does it on the device."
+        )
+
+
+def _check_shape(sound: bool, shape: Any, where: str) -> None:
+    if not sound:
+        raise ConfigError(
+            f"the image of {where} has shape {list(shape)}; expected [H,W] or [H,W,1|3|4] of an array, [H,W] or "
+            "[1|3|4,H,W] of a tensor, none of them 0"
+        )

@@ -1,0 +1,330 @@
+"""Datasets whose images can be had without the dataset's decoding them: torchvision's, and subsets of them."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+from torch.utils.data import ConcatDataset, Subset
+
+from resflow.errors import SampleError
+from resflow.plan.index import Index
+from resflow.sources.base import Pixels, Sample, Source
+from resflow.sources.dataset import DatasetSource, dataset_length, described, hash_of, placeless_index
+from resflow.sources.files import common_folder, read_files_ahead, stored_image, stored_size
+from resflow.sources.items import as_image
+from resflow.sources.sizes import Measure, Sizes, asked_sizes, find_sizes
+
+_LOG = logging.getLogger("resflow")
+_THREADS = 8  # that read headers; they wait for the disk more than they work
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """A class of datasets that is recognised, and how its items are had in parts.
+
+    Args:
+        home: module that defines the class.
+        name: the class.
+        fixed: methods that a subclass must not have of its own.
+        image: path, or pixels uint8 [H, W, 3], of an image by its number.
+        target: what `dataset[number][1]` would be.
+        plain: whether this dataset does nothing to its images.
+    """
+
+    home: str
+    name: str
+    fixed: tuple[str, ...]
+    image: Callable[[Any, int], str | Pixels]
+    target: Callable[[Any, int], object]
+    plain: Callable[[Any], bool]
+
+    def matches(self, dataset: Any) -> bool:
+        """Whether a dataset is of this class, or of a subclass that leaves its items as they are."""
+        cls = getattr(sys.modules.get(self.home), self.name, None)
+        if cls is None or not isinstance(dataset, cls) or hasattr(type(dataset), "__getitems__"):
+            return False
+        methods = ("__getitem__", "__len__", *self.fixed)
+        return all(getattr(type(dataset), method) is getattr(cls, method) for method in methods)
+
+
+def _own_target(dataset: Any, target: object) -> object:
+    return target if dataset.target_transform is None else dataset.target_transform(target)
+
+
+def _joint_target(dataset: Any, target: object) -> object:
+    change = None if dataset.transforms is None else dataset.transforms.target_transform
+    return target if change is None else change(target)
+
+
+def _own_plain(dataset: Any) -> bool:
+    return dataset.transform is None
+
+
+def _joint_plain(dataset: Any) -> bool:
+    transforms = dataset.transforms
+    if transforms is None:
+        return True
+    standard = sys.modules["torchvision.datasets.vision"].StandardTransform
+    return type(transforms) is standard and transforms.transform is None
+
+
+def _folder_plain(dataset: Any) -> bool:
+    folder = sys.modules["torchvision.datasets.folder"]
+    return dataset.transform is None and dataset.loader in (folder.default_loader, folder.pil_loader)
+
+
+def _folder_image(dataset: Any, number: int) -> str:
+    return str(dataset.samples[number][0])
+
+
+def _folder_target(dataset: Any, number: int) -> object:
+    return _own_target(dataset, dataset.samples[number][1])
+
+
+def _cifar_image(dataset: Any, number: int) -> Pixels:
+    pixels: Pixels = dataset.data[number]
+    return pixels
+
+
+def _cifar_target(dataset: Any, number: int) -> object:
+    return _own_target(dataset, dataset.targets[number])
+
+
+def _coco_image(dataset: Any, number: int) -> str:
+    return f"{dataset.root}/{dataset.coco.loadImgs(dataset.ids[number])[0]['file_name']}"
+
+
+def _coco_target(dataset: Any, number: int) -> object:
+    return _joint_target(dataset, dataset._load_target(dataset.ids[number]))
+
+
+def _voc_image(dataset: Any, number: int) -> str:
+    return str(dataset.images[number])
+
+
+def _voc_boxes(dataset: Any, number: int) -> object:
+    from torchvision.datasets.voc import ET_parse
+
+    return _joint_target(dataset, dataset.parse_voc_xml(ET_parse(dataset.annotations[number]).getroot()))
+
+
+def _voc_mask(dataset: Any, number: int) -> object:
+    return _joint_target(dataset, Image.open(dataset.masks[number]))
+
+
+def _pet_image(dataset: Any, number: int) -> str:
+    return str(dataset._images[number])
+
+
+def _pet_target(dataset: Any, number: int) -> object:
+    sources = {"category": dataset._labels, "binary-category": dataset._bin_labels}
+    parts = [
+        sources[kind][number] if kind in sources else Image.open(dataset._segs[number])
+        for kind in dataset._target_types
+    ]
+    target = None if not parts else parts[0] if len(parts) == 1 else tuple(parts)
+    return _joint_target(dataset, target)
+
+
+_VISION = "torchvision.datasets"
+KINDS = (
+    Kind(f"{_VISION}.folder", "DatasetFolder", (), _folder_image, _folder_target, _folder_plain),
+    Kind(f"{_VISION}.cifar", "CIFAR10", (), _cifar_image, _cifar_target, _own_plain),
+    Kind(f"{_VISION}.coco", "CocoDetection", ("_load_image",), _coco_image, _coco_target, _joint_plain),
+    Kind(f"{_VISION}.voc", "VOCDetection", (), _voc_image, _voc_boxes, _joint_plain),
+    Kind(f"{_VISION}.voc", "VOCSegmentation", (), _voc_image, _voc_mask, _joint_plain),
+    Kind(f"{_VISION}.oxford_iiit_pet", "OxfordIIITPet", (), _pet_image, _pet_target, _joint_plain),
+)
+"""What is recognised; a subclass is too if it leaves `__getitem__`, `__len__` and the kind's fixed methods alone."""
+
+
+class _Leaves(NamedTuple):
+    """Recognised datasets, and which of them (int32 [N]) at which number (int64 [N]) holds each sample."""
+
+    datasets: list[tuple[Kind, Any]]
+    dataset: npt.NDArray[np.int32]
+    number: npt.NDArray[np.int64]
+
+    def at(self, sample_id: int) -> tuple[Kind, Any, int]:
+        """Kind and dataset of a sample, and its number there."""
+        kind, dataset = self.datasets[int(self.dataset[sample_id])]
+        return kind, dataset, int(self.number[sample_id])
+
+
+def dataset_source(dataset: Any, *, sizes: Sizes | None = None) -> Source:
+    """A map-style dataset as a source, by the fast path where it is recognised.
+
+    Args:
+        dataset: any map-style dataset.
+        sizes: integers [N, 2], height and width of each image; or the path of a file of them, written if missing.
+
+    Returns:
+        `RecognisedSource`, else `DatasetSource`.
+
+    Raises:
+        ConfigError: not a map-style dataset, an item of another form, or sizes that do not fit.
+        HeaderError: no size can be read from an image.
+        ShardError: an image's file cannot be read.
+    """
+    return recognise(dataset, sizes=sizes) or DatasetSource(dataset, sizes=sizes)
+
+
+def recognise(dataset: Any, *, sizes: Sizes | None = None) -> RecognisedSource | None:
+    """The fast path to a dataset, if there is one: its files are read here and decoded by the engine.
+
+    Args:
+        dataset: ImageFolder and DatasetFolder with their own loader, CIFAR10, CIFAR100, CocoDetection, CocoCaptions,
+            VOCDetection, VOCSegmentation and OxfordIIITPet of torchvision, without a transform of the image;
+            subclasses that leave `__getitem__` alone; Subset and ConcatDataset of all these.
+        sizes: as in `dataset_source`.
+
+    Returns:
+        A source whose images and targets are those of `dataset[i]`; or None. A dataset that is known but for a
+        transform of its own is said so in the log of "resflow" (INFO).
+
+    Raises:
+        ConfigError: an empty dataset, or sizes that do not fit.
+        HeaderError: no size can be read from an image.
+        ShardError: an image's file cannot be read.
+    """
+    leaves = _leaves(dataset)
+    return None if leaves is None else RecognisedSource(dataset, leaves, sizes)
+
+
+class RecognisedSource:
+    """Samples of datasets whose images are files or pixels at hand; `recognise` makes it.
+
+    Images are those of `dataset[i]`: as PIL opens them, so a JPEG's EXIF orientation is not applied, and the
+    coordinates of boxes and masks are those of the pixels. Sizes are those given, else the dataset's
+    `get_height_and_width(i)`, else read from the files' headers.
+
+    Args:
+        dataset: the whole.
+        leaves: the recognised datasets it is made of.
+        sizes: as in `dataset_source`.
+    """
+
+    def __init__(self, dataset: Any, leaves: _Leaves, sizes: Sizes | None) -> None:
+        self.dataset = dataset
+        self._leaves = leaves
+        self._name = type(dataset).__name__
+        count = dataset_length(dataset)
+        images = [self._image(number) for number in range(count)]
+        paths = [image for image in images if isinstance(image, str)]
+        self._folder = common_folder(paths) if paths else ""
+        names = [path.removeprefix(self._folder) for path in paths]
+        identity = hash_of([*described(dataset, names), leaves.dataset.tobytes(), leaves.number.tobytes()])
+
+        def measure(number: int) -> tuple[int, int]:
+            image = images[number]
+            return stored_size(image) if isinstance(image, str) else (image.shape[0], image.shape[1])
+
+        asked: Measure | None = asked_sizes(dataset)
+        found = find_sizes(
+            sizes,
+            asked or measure,
+            count,
+            identity=identity,
+            name=self._name,
+            how="asking its get_height_and_width" if asked else "reading headers",
+            threads=1 if asked else _THREADS,
+        )
+        self._index = placeless_index(found, identity)
+
+    @property
+    def index(self) -> Index:
+        """The sizes; shard, offset and length have no meaning in a dataset and are 0, 0 and 1."""
+        return self._index
+
+    def __len__(self) -> int:
+        return len(self._index)
+
+    def name(self, sample_id: int) -> tuple[str, str]:
+        """Folder of the dataset and the image's path in it, or class and number, for messages."""
+        image = self._image(sample_id)
+        if not isinstance(image, str):
+            return self._name, str(sample_id)
+        return self._folder.rstrip("/") or "/", image.removeprefix(self._folder)
+
+    def read(self, sample_ids: npt.NDArray[np.int64]) -> list[Sample]:
+        """Read samples.
+
+        Args:
+            sample_ids: int64 [B], in [0, N).
+
+        Returns:
+            B samples, in the order asked for.
+
+        Raises:
+            ShardError: a file cannot be read.
+            DecodeError: an image that no engine takes as it is (netpbm, for one) is damaged.
+        """
+        return [self._sample(position, number) for position, number in enumerate(sample_ids.tolist())]
+
+    def read_ahead(self, sample_ids: npt.NDArray[np.int64]) -> None:
+        """Ask the system to read the files into its cache; int64 [B], in [0, N)."""
+        images = [self._image(number) for number in sample_ids.tolist()]
+        read_files_ahead([image for image in images if isinstance(image, str)])
+
+    def close(self) -> None:
+        """Nothing is held open."""
+
+    def _image(self, sample_id: int) -> str | Pixels:
+        kind, dataset, number = self._leaves.at(sample_id)
+        return kind.image(dataset, number)
+
+    def _sample(self, position: int, sample_id: int) -> Sample:
+        kind, dataset, number = self._leaves.at(sample_id)
+        shard, key = self.name(sample_id)
+        image = self._image(sample_id)
+        try:
+            found = stored_image(image) if isinstance(image, str) else as_image(image, f"{shard}/{key}")
+        except SampleError as error:
+            raise type(error)(error.message, position=position, key=key, shard=shard) from error
+        try:
+            target = kind.target(dataset, number)
+        except Exception as error:
+            error.add_note(f"Raised by the target of {self._name}[{sample_id}].")
+            raise
+        return Sample(key, shard, found, {}, target)
+
+
+def _leaves(dataset: Any) -> _Leaves | None:
+    if type(dataset) is Subset:
+        whole = _leaves(dataset.dataset)
+        chosen = np.asarray(dataset.indices, np.int64)
+        return whole and _Leaves(whole.datasets, whole.dataset[chosen], whole.number[chosen])
+    if type(dataset) is ConcatDataset:
+        return _joined([_leaves(part) for part in dataset.datasets])
+    kind = next((kind for kind in KINDS if kind.matches(dataset)), None)
+    if kind is None:
+        return None
+    if not kind.plain(dataset):
+        _LOG.info(
+            "%s has a transform (or loader) of its own, which stays: it is the dataset that decodes, and geometry "
+            "starts at the pixels it returns. Make it without one to have its files read and decoded by the engine, "
+            "and let Pipeline(views=..., augment=..., normalize=...) do the rest.",
+            type(dataset).__name__,
+        )
+        return None
+    n = len(dataset)
+    return _Leaves([(kind, dataset)], np.zeros(n, np.int32), np.arange(n, dtype=np.int64))
+
+
+def _joined(parts: list[_Leaves | None]) -> _Leaves | None:
+    datasets: list[tuple[Kind, Any]] = []
+    columns: list[tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]] = []
+    for part in parts:
+        if part is None:
+            return None
+        columns.append((part.dataset + np.int32(len(datasets)), part.number))
+        datasets += part.datasets
+    dataset, number = (np.concatenate(column) for column in zip(*columns, strict=True))
+    return _Leaves(datasets, dataset.astype(np.int32), number)
