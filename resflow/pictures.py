@@ -25,7 +25,7 @@ _DPI = 120
 _SHEET_WIDTH = 11.0  # inches
 _SQUARES = 8.5  # how many square tiles a row of the sheet holds
 _HEADING, _TITLE, _GAP, _EDGE = 0.30, 0.30, 0.10, 0.15  # inches: above a row, above a tile, between tiles, around all
-_BINS = 60
+_BINS = 48
 _MARKS = tuple(map(Fraction, ("1/8", "1/5", "1/4", "1/3", "1/2", "2/3", "1", "3/2", "2", "3", "4", "5", "8")))
 
 

@@ -181,7 +181,8 @@ def hold_out(labels: npt.NDArray[np.integer], rng: np.random.Generator) -> npt.N
     starts = np.cumsum(counts) - counts
     rank = np.empty(len(labels), dtype=np.int64)  # of each image in its class, in random order
     rank[by_class] = np.arange(len(labels)) - starts[labels[by_class]]
-    held_out = (rank > 0) & (rank + 1 > (1 - _HELD_OUT) * counts[labels] + 1e-9)
+    quota = np.where(counts > 1, np.maximum(1, np.round(_HELD_OUT * counts)), 0)
+    held_out = rank < quota[labels]
     if not held_out.any():
         held_out[mixed[: max(1, round(_HELD_OUT * len(labels)))]] = True
     return np.asarray(held_out)

@@ -20,7 +20,7 @@ Floats = npt.NDArray[np.float32]
 
 LARGEST_RATIO = 3.0  # aspect ratios lie between its inverse and itself
 _LEAST_AREA, _LARGEST_AREA = 20_000, 100_000  # pixels
-_LEAST_RADIUS, _LARGEST_RADIUS = 0.2, 0.36  # of a figure, as shares of the image's short side
+_LEAST_RADIUS, _LARGEST_RADIUS = 0.24, 0.4  # of a figure, as shares of the image's short side
 _PLACES = 24  # places tried for figures
 
 
@@ -28,18 +28,9 @@ def _disc(u: Floats, v: Floats) -> Floats:
     return np.hypot(u, v) - np.float32(0.82)
 
 
-def _square(u: Floats, v: Floats) -> Floats:
-    return np.maximum(np.abs(u), np.abs(v)) - np.float32(0.72)
-
-
 def _triangle(u: Floats, v: Floats) -> Floats:
     half = np.float32(math.sqrt(0.75))
     return np.maximum(np.maximum(v, half * u - v / 2), -half * u - v / 2) - np.float32(0.5)
-
-
-def _cross(u: Floats, v: Floats) -> Floats:
-    long, short = np.maximum(np.abs(u), np.abs(v)), np.minimum(np.abs(u), np.abs(v))
-    return np.maximum(long - np.float32(0.9), short - np.float32(0.3))
 
 
 def _stripes(u: Floats, v: Floats) -> Floats:
@@ -50,9 +41,13 @@ def _checks(u: Floats, v: Floats) -> Floats:
     return np.sin(u) * np.sin(v)
 
 
+def _plain(u: Floats, v: Floats) -> Floats:
+    return np.full_like(u, np.inf)
+
+
 _Field = Callable[[Floats, Floats], Floats]
-_SHAPES: dict[str, _Field] = {"disc": _disc, "square": _square, "triangle": _triangle, "cross": _cross}
-_TEXTURES: dict[str, _Field] = {"striped": _stripes, "checked": _checks}
+_SHAPES: dict[str, _Field] = {"disc": _disc, "triangle": _triangle}
+_TEXTURES: dict[str, _Field] = {"plain": _plain, "striped": _stripes, "checked": _checks}
 
 CLASSES: tuple[str, ...] = tuple(f"{texture} {shape}" for shape in _SHAPES for texture in _TEXTURES)
 """Names of the classes; a label is a place in it."""

@@ -23,7 +23,7 @@ from resflow.normalize import IMAGENET
 from resflow.pipeline import Pipeline
 from resflow.plan import Linear
 
-_PEAK_RATE = 4e-3
+_PEAK_RATE = 8e-3
 _WARM_UP = 0.15  # share of training
 _WEIGHT_DECAY = 0.02
 
@@ -49,7 +49,7 @@ class Recipe:
     epochs: int = 8
     first: int = 64
     last: int = 128
-    batch_size: int = 64
+    batch_size: int = 32
     buckets: int = 6
     workers: int = 2
     device: str = "cpu"
