@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol, TypeAlias
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
 from resflow.errors import ConfigError, DecodeError, HeaderError
@@ -12,6 +14,8 @@ from resflow.geometry.affine import Geometry
 from resflow.headers import ImageHeader, read_header
 
 Encoded: TypeAlias = bytes | memoryview
+Pixels: TypeAlias = npt.NDArray[np.uint8]
+"""uint8 [H, W, 3], RGB: an image that is decoded already."""
 Fill: TypeAlias = tuple[int, int, int]
 """Red, green and blue of padding pixels, 0 to 255 each."""
 
@@ -24,12 +28,12 @@ class Decoder(Protocol):
     """Decodes a batch of encoded images and places each into the batch's common shape."""
 
     def decode(
-        self, encoded: Sequence[Encoded], geometry: Geometry, out: torch.Tensor | None = None
+        self, encoded: Sequence[Encoded | Pixels], geometry: Geometry, out: torch.Tensor | None = None
     ) -> torch.Tensor:
         """Decode and place B images.
 
         Args:
-            encoded: B encoded images.
+            encoded: B encoded images; where one is pixels already (uint8 [H, W, 3], RGB), it is only placed.
             geometry: how they are placed; `geometry.source_size` must be their upright sizes.
             out: uint8 [B, 3, H, W] in channels_last on the engine's device, to be filled; None makes one.
 
@@ -144,6 +148,31 @@ def checked_header(engine: str, position: int, encoded: Encoded, size: tuple[int
     return header
 
 
+def check_pixels(engine: str, position: int, pixels: Pixels, size: tuple[int, int]) -> Pixels:
+    """Pixels that came decoded, contiguous.
+
+    Args:
+        engine: name of the engine, for the error.
+        position: place of the image in its batch, for the error.
+        pixels: the image.
+        size: expected height and width.
+
+    Returns:
+        uint8 [H, W, 3], contiguous.
+
+    Raises:
+        DecodeError: another dtype, number of axes or channels, or another size.
+    """
+    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
+        raise DecodeError(
+            f"{engine} cannot place image {position} of the batch: pixels must be uint8 [H,W,3], RGB; "
+            f"got {pixels.dtype} {list(pixels.shape)}. Convert them before.",
+            position=position,
+        )
+    check_size(engine, position, (pixels.shape[0], pixels.shape[1]), size)
+    return np.ascontiguousarray(pixels)
+
+
 def check_size(engine: str, position: int, found: tuple[int, int], expected: tuple[int, int]) -> None:
     """Raise DecodeError unless an image's upright size is the one its geometry was made for."""
     if found != expected:
@@ -155,7 +184,7 @@ def check_size(engine: str, position: int, found: tuple[int, int], expected: tup
 
 
 def output_tensor(
-    encoded: Sequence[Encoded], geometry: Geometry, out: torch.Tensor | None, device: str
+    encoded: Sequence[Encoded | Pixels], geometry: Geometry, out: torch.Tensor | None, device: str
 ) -> torch.Tensor:
     """Make or check the tensor that a batch is written to.
 
@@ -172,9 +201,7 @@ def output_tensor(
         ConfigError: lengths disagree, or `out` has another shape, dtype, device or memory format.
     """
     if len(encoded) != len(geometry):
-        raise ConfigError(
-            f"decode got {len(encoded)} images but a geometry for {len(geometry)}; they must agree"
-        )
+        raise ConfigError(f"decode got {len(encoded)} images but a geometry for {len(geometry)}; they must agree")
     shape = (len(geometry), 3, *geometry.output_size)
     if out is None:
         return torch.empty(shape, dtype=torch.uint8, device=device, memory_format=torch.channels_last)

@@ -11,7 +11,7 @@ import torch
 from nvidia.dali import Pipeline, fn, types
 from nvidia.dali.plugin.pytorch import feed_ndarray
 
-from resflow.decode.base import Encoded, Fill, checked_header, output_tensor
+from resflow.decode.base import Encoded, Fill, Pixels, check_pixels, checked_header, output_tensor
 from resflow.decode.pillow import decode_checked
 from resflow.decode.place import place
 from resflow.decode.placement import Placement, placement
@@ -39,50 +39,43 @@ class DaliDecoder:
         ConfigError: a CUDA device is asked for and there is none.
     """
 
-    def __init__(
-        self, fill: Fill = (0, 0, 0), device: str = "cpu", threads: int = 1, max_batch: int = 256
-    ) -> None:
+    def __init__(self, fill: Fill = (0, 0, 0), device: str = "cpu", threads: int = 1, max_batch: int = 256) -> None:
         self._fill, self._threads, self._max_batch = fill, threads, max_batch
         self._device = torch.device(device)
         self._stream: torch.cuda.Stream | None = None
         if self._device.type == "cuda":
             if not torch.cuda.is_available():
-                raise ConfigError(
-                    f"device {device!r} asked for, but torch finds no CUDA device. Use device 'cpu'."
-                )
+                raise ConfigError(f"device {device!r} asked for, but torch finds no CUDA device. Use device 'cpu'.")
             index = torch.cuda.current_device() if self._device.index is None else self._device.index
             self._device = torch.device("cuda", index)
             self._stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
         self._pipelines: dict[bool, Pipeline] = {}  # by whether it warps
 
     def decode(
-        self, encoded: Sequence[Encoded], geometry: Geometry, out: torch.Tensor | None = None
+        self, encoded: Sequence[Encoded | Pixels], geometry: Geometry, out: torch.Tensor | None = None
     ) -> torch.Tensor:
         """See `Decoder.decode`."""
         result = output_tensor(encoded, geometry, out, str(self._device))
         frames = result.permute(0, 2, 3, 1)  # [B, H, W, 3], contiguous
         where = placement(geometry)
         sizes = geometry.source_size.tolist()
-        headers = [
-            checked_header("dali", position, data, (sizes[position][0], sizes[position][1]))
-            for position, data in enumerate(encoded)
-        ]
-        native = np.array(
-            [
-                _is_native(header, data, self._device.type)
-                for header, data in zip(headers, encoded, strict=True)
-            ],
-            bool,
-        )
+        ours: dict[int, Encoded] = {}
+        kinds: dict[int, str] = {}
+        for position, (data, (height, width)) in enumerate(zip(encoded, sizes, strict=True)):
+            if isinstance(data, np.ndarray):
+                continue
+            header = checked_header("dali", position, data, (height, width))
+            kinds[position] = header.format
+            if _is_native(header, data, self._device.type):
+                ours[position] = data
+        native = np.isin(np.arange(len(encoded)), list(ours))
         for warps in (False, True):
             positions = np.flatnonzero(native & (where.turned if warps else ~where.turned))
             for first in range(0, len(positions), self._max_batch):
                 part = positions[first : first + self._max_batch]
-                self._run(part, [encoded[position] for position in part], geometry, where, frames)
+                self._run(part, [ours[position] for position in part.tolist()], geometry, where, frames)
         for position in np.flatnonzero(~native).tolist():
-            self._place_by_pillow(
-                position, encoded[position], headers[position].format, geometry, where, frames[position]
-            )
+            self._place_on_host(position, encoded[position], kinds.get(position, ""), geometry, where, frames[position])
         return result
 
     def close(self) -> None:
@@ -100,9 +93,7 @@ class DaliDecoder:
         """Decode some of a batch's images into their frames."""
         warps = bool(where.turned[positions[0]])
         inputs = _inputs(positions, geometry, where)
-        whole = (
-            len(positions) == positions[-1] - positions[0] + 1
-        )  # neighbours: DALI writes into the batch itself
+        whole = len(positions) == positions[-1] - positions[0] + 1  # neighbours: DALI writes into the batch itself
         target = (
             frames[int(positions[0]) : int(positions[-1]) + 1]
             if whole
@@ -170,19 +161,22 @@ class DaliDecoder:
                         f"{error}. Lower max_batch if memory is short, or use engine 'turbo'."
                     ) from error
                 kind = read_header(encoded[number]).format
-                self._place_by_pillow(position, encoded[number], kind, geometry, where, target[number])
+                self._place_on_host(position, encoded[number], kind, geometry, where, target[number])
 
-    def _place_by_pillow(
+    def _place_on_host(
         self,
         position: int,
-        encoded: Encoded,
+        encoded: Encoded | Pixels,
         kind: str,
         geometry: Geometry,
         where: Placement,
         frame: torch.Tensor,
     ) -> None:
         height, width = geometry.source_size[position].tolist()
-        pixels = decode_checked("dali", position, encoded, (height, width), kind)
+        if isinstance(encoded, np.ndarray):
+            pixels = check_pixels("dali", position, encoded, (height, width))
+        else:
+            pixels = decode_checked("dali", position, encoded, (height, width), kind)
         placed = np.empty((*geometry.output_size, 3), dtype=np.uint8)
         place(pixels, placed, where, position, (width, height), np.array(self._fill, dtype=np.uint8))
         frame.copy_(torch.from_numpy(placed))
@@ -199,12 +193,8 @@ class DaliDecoder:
         )
         with pipeline:
             encoded = fn.external_source(name="encoded", dtype=types.UINT8, ndim=1)
-            window = [
-                fn.external_source(name=name, dtype=types.INT32, ndim=1) for name in ("anchor", "shape")
-            ]
-            roi = [
-                fn.external_source(name=name, dtype=types.FLOAT, ndim=1) for name in ("roi_start", "roi_end")
-            ]
+            window = [fn.external_source(name=name, dtype=types.INT32, ndim=1) for name in ("anchor", "shape")]
+            roi = [fn.external_source(name=name, dtype=types.FLOAT, ndim=1) for name in ("roi_start", "roi_end")]
             size = fn.external_source(name="size", dtype=types.FLOAT, ndim=1)
             images = fn.decoders.image_slice(
                 encoded,

@@ -12,7 +12,16 @@ import numpy.typing as npt
 import torch
 from PIL import Image, ImageOps
 
-from resflow.decode.base import Encoded, Fill, check_size, checked_header, decode_error, output_tensor
+from resflow.decode.base import (
+    Encoded,
+    Fill,
+    Pixels,
+    check_pixels,
+    check_size,
+    checked_header,
+    decode_error,
+    output_tensor,
+)
 from resflow.decode.place import place
 from resflow.decode.placement import placement
 from resflow.geometry.affine import Geometry
@@ -94,7 +103,7 @@ class PillowDecoder:
         self._fill = np.array(fill, dtype=np.uint8)
 
     def decode(
-        self, encoded: Sequence[Encoded], geometry: Geometry, out: torch.Tensor | None = None
+        self, encoded: Sequence[Encoded | Pixels], geometry: Geometry, out: torch.Tensor | None = None
     ) -> torch.Tensor:
         """See `Decoder.decode`."""
         result = output_tensor(encoded, geometry, out, "cpu")
@@ -102,8 +111,11 @@ class PillowDecoder:
         where = placement(geometry)
         for position, data in enumerate(encoded):
             height, width = geometry.source_size[position].tolist()
-            header = checked_header("pillow", position, data, (height, width))
-            pixels = decode_checked("pillow", position, data, (height, width), header.format)
+            if isinstance(data, np.ndarray):
+                pixels = check_pixels("pillow", position, data, (height, width))
+            else:
+                header = checked_header("pillow", position, data, (height, width))
+                pixels = decode_checked("pillow", position, data, (height, width), header.format)
             place(pixels, frames[position], where, position, (width, height), self._fill)
         return result
 

@@ -9,9 +9,7 @@ import numpy.typing as npt
 
 from resflow.geometry.affine import Geometry, factor, is_axis_aligned, transform_points
 
-_MARGIN = (
-    2  # intermediate pixels kept around the part that a warp reads: its bilinear footprint, and rounding
-)
+_MARGIN = 2  # intermediate pixels kept around the part that a warp reads: its bilinear footprint, and rounding
 
 
 @dataclass(frozen=True, slots=True, eq=False)

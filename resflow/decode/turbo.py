@@ -10,7 +10,7 @@ import numpy.typing as npt
 import simplejpeg
 import torch
 
-from resflow.decode.base import Encoded, Fill, checked_header, decode_error, output_tensor
+from resflow.decode.base import Encoded, Fill, Pixels, check_pixels, checked_header, decode_error, output_tensor
 from resflow.decode.pillow import decode_checked
 from resflow.decode.place import FULL_SIZE, Grid, place
 from resflow.decode.placement import Placement, placement
@@ -19,11 +19,8 @@ from resflow.geometry.affine import Geometry
 OVERSAMPLE = 1.5
 """A JPEG is decoded at a reduced size if that leaves at least so many pixels for an output pixel, on each axis."""
 
-_EIGHTHS = (
-    1,
-    2,
-    4,
-)  # the reduced sizes with fast inverse transforms; 3, 5, 6 and 7 eighths take longer than 8
+# The reduced sizes with fast inverse transforms; 3, 5, 6 and 7 eighths take longer than 8.
+_EIGHTHS = (1, 2, 4)
 
 
 class TurboDecoder:
@@ -42,7 +39,7 @@ class TurboDecoder:
         self._pool = ThreadPoolExecutor(threads, "resflow-turbo") if threads > 1 else None
 
     def decode(
-        self, encoded: Sequence[Encoded], geometry: Geometry, out: torch.Tensor | None = None
+        self, encoded: Sequence[Encoded | Pixels], geometry: Geometry, out: torch.Tensor | None = None
     ) -> torch.Tensor:
         """See `Decoder.decode`."""
         result = output_tensor(encoded, geometry, out, "cpu")
@@ -71,9 +68,11 @@ class TurboDecoder:
             self._pool.shutdown()
 
     def _read(
-        self, position: int, encoded: Encoded, height: int, width: int, where: Placement
+        self, position: int, encoded: Encoded | Pixels, height: int, width: int, where: Placement
     ) -> tuple[npt.NDArray[np.uint8], Grid]:
         """Upright pixels of one image, and how they lie on its source."""
+        if isinstance(encoded, np.ndarray):
+            return check_pixels("turbo", position, encoded, (height, width)), Grid()
         header = checked_header("turbo", position, encoded, (height, width))
         if header.format != "jpeg":
             return decode_checked("turbo", position, encoded, (height, width), header.format), FULL_SIZE

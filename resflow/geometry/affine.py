@@ -170,16 +170,26 @@ class Geometry:
         pixels = (right - left) * (bottom - top)
         turned = ~is_axis_aligned(self.matrix)
         if turned.any():
-            tilted = Geometry(self.matrix[turned], self.source_size[turned], self.output_size)
-            pixels[turned] = tilted.valid_mask().sum(axis=(1, 2))
+            pixels[turned] = self._turned_mask(turned).sum(axis=(1, 2))
         return np.asarray(pixels)
 
     def valid_mask(self) -> npt.NDArray[np.bool_]:
         """bool [B, H, W]: output pixels whose centres lie on the image, exact for turned images, too."""
         height, width = self.output_size
+        left, top, right, bottom = self.valid.T[:, :, None, None]  # [B, 1, 1] each
+        row, column = np.arange(height)[:, None], np.arange(width)
+        mask = np.asarray((left <= column) & (column < right) & (top <= row) & (row < bottom))
+        turned = ~is_axis_aligned(self.matrix)
+        if turned.any():
+            mask[turned] = self._turned_mask(turned)
+        return mask
+
+    def _turned_mask(self, turned: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+        """bool [T, H, W]: where the centres of output pixels lie on each turned image."""
+        height, width = self.output_size
         x, y = np.meshgrid(np.arange(width) + 0.5, np.arange(height) + 0.5)
         grid = np.stack([x.ravel(), y.ravel()], axis=-1)[None]  # [1, H*W, 2]
-        inverse = np.linalg.inv(self.matrix).astype(np.float64)
-        source = np.round(transform_points(inverse, grid), 6)  # [B, H*W, 2]
-        inside = np.logical_and(source >= 0, source < self.source_size[:, None, ::-1])
+        inverse = np.linalg.inv(self.matrix[turned]).astype(np.float64)
+        source = np.round(transform_points(inverse, grid), 6)  # [T, H*W, 2]
+        inside = np.logical_and(source >= 0, source < self.source_size[turned][:, None, ::-1])
         return np.asarray(np.all(inside, axis=-1).reshape(-1, height, width), dtype=np.bool_)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import io
 import struct
 import sys
 import zlib
@@ -12,11 +13,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from resflow import decode
 from resflow.decode import Decoder, open_engine
 from resflow.decode.turbo import TurboDecoder
 from resflow.errors import ConfigError, DecodeError
+from resflow.geometry import Fit, Rotate
 from resflow.geometry.affine import Geometry, identity
 from tests.decode import samples
 from tests.decode.reference import FILL, geometry
@@ -100,9 +103,7 @@ def test_stray_bytes_between_segments_harm_nothing(engine: Decoder) -> None:
 
 def test_another_size_than_the_geometry_expects(engine: Decoder) -> None:
     for other in (samples.jpeg(60, 81), samples.png(80, 60), samples.oriented("JPEG", 6, *SIZE)):
-        with pytest.raises(
-            DecodeError, match=r"image 1 .* is \d+x\d+ .* expects 60x80.*resflow index"
-        ) as caught:
+        with pytest.raises(DecodeError, match=r"image 1 .* is \d+x\d+ .* expects 60x80.*resflow index") as caught:
             engine.decode([samples.jpeg(*SIZE), other], whole(2))
         assert caught.value.position == 1
 
@@ -207,18 +208,14 @@ def test_options_are_checked(options: dict[str, object], message: str) -> None:
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
 def test_a_missing_cuda_device_is_named() -> None:
-    with pytest.raises(
-        ConfigError, match=r"device 'cuda' asked for, but torch finds no CUDA device. Use device 'cpu'"
-    ):
+    with pytest.raises(ConfigError, match=r"device 'cuda' asked for, but torch finds no CUDA device. Use device 'cpu'"):
         open_engine("auto", device="cuda")
 
 
 def test_missing_dali_names_the_way_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, "resflow.decode.dali", raising=False)
     monkeypatch.setitem(sys.modules, "nvidia.dali", None)
-    with pytest.raises(
-        ConfigError, match=r"not installed\. Install it with `pip install nvidia-dali-cuda120`"
-    ):
+    with pytest.raises(ConfigError, match=r"not installed\. Install it with `pip install nvidia-dali-cuda120`"):
         open_engine("dali")
 
 
@@ -227,7 +224,44 @@ def test_importing_the_package_loads_no_engine(module: str) -> None:
     tree = ast.parse((Path(decode.__file__).parent / f"{module}.py").read_text())
     loaded = [node.module for node in tree.body if isinstance(node, ast.ImportFrom)]
     assert loaded
-    assert not [
-        name for name in loaded if name and name.rsplit(".", 1)[-1] in ("turbo", "dali", "pillow", "kernels")
-    ]
+    assert not [name for name in loaded if name and name.rsplit(".", 1)[-1] in ("turbo", "dali", "pillow", "kernels")]
     assert not [name for name in loaded if name and name.startswith(("nvidia", "numba", "simplejpeg", "PIL"))]
+
+
+@pytest.mark.parametrize("name", ["turbo", "dali", "pillow"])
+@pytest.mark.parametrize("turned", [False, True])
+def test_pixels_are_placed_as_their_lossless_encoding_is(name: str, turned: bool) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 40, 60, 3), dtype=np.uint8)
+    pixels[0] = np.sort(pixels[0], axis=1)
+    encoded = [_png(image) for image in pixels]
+    matrix = Fit().place(np.tile(np.array([[40, 60]], dtype=np.int32), (3, 1)), (32, 64))
+    if turned:
+        matrix = Rotate(degrees=20)(matrix, np.zeros((3, 2), dtype=np.int32), (32, 64), np.array([[0.1], [0.5], [0.9]]))
+    placed = Geometry(matrix, np.tile(np.array([[40, 60]], dtype=np.int32), (3, 1)), (32, 64))
+    engine = open_engine(name)
+    expected = engine.decode(encoded, placed)
+    mixed = engine.decode([pixels[0], encoded[1], np.asfortranarray(pixels[2])], placed)
+    assert (expected.int() - mixed.int()).abs().max() <= (0 if name != "dali" else 40)
+    assert (expected.float() - mixed.float()).abs().mean() < 1
+    engine.close()
+
+
+@pytest.mark.parametrize("name", ["turbo", "dali", "pillow"])
+@pytest.mark.parametrize(
+    ("pixels", "message"),
+    [
+        (np.zeros((4, 5, 3), dtype=np.float32), r"pixels must be uint8 \[H,W,3\], RGB; got float32 \[4, 5, 3\]"),
+        (np.zeros((4, 5), dtype=np.uint8), r"got uint8 \[4, 5\]"),
+        (np.zeros((4, 6, 3), dtype=np.uint8), r"it is 4x6 \(HxW, upright\), but its geometry expects 4x5"),
+    ],
+)
+def test_pixels_of_another_kind_or_size_are_refused(name: str, pixels: np.ndarray, message: str) -> None:
+    placed = Geometry(np.eye(3)[None], np.array([[4, 5]], dtype=np.int32), (4, 5))
+    with pytest.raises(DecodeError, match=message):
+        open_engine(name).decode([pixels], placed)
+
+
+def _png(pixels: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG")
+    return buffer.getvalue()

@@ -54,6 +54,8 @@ def test_centres_moves_the_origin_by_half_a_pixel() -> None:
         ((-1.0, 1.0), (8.0, 0.0), (0, 0, 8, 6)),
         ((2.0, 2.0), (-4.0, -4.0), (0, 0, 10, 8)),
         ((1.0, 1.0), (50.0, 0.0), (10, 0, 10, 6)),
+        ((-1.0, 1.0), (8.5, 0.0), (0, 0, 8, 6)),
+        ((1.0, -1.0), (0.0, 6.5), (0, 0, 8, 6)),
     ],
 )
 def test_valid_counts_pixels_whose_centre_lies_on_the_image(
