@@ -26,6 +26,9 @@ _SHEET_WIDTH = 11.0  # inches
 _SQUARES = 8.5  # how many square tiles a row of the sheet holds
 _HEADING, _TITLE, _GAP, _EDGE = 0.30, 0.30, 0.10, 0.15  # inches: above a row, above a tile, between tiles, around all
 _BINS = 48
+_HISTOGRAM_SIZE = (9.0, 5.0)  # inches
+_LEGEND_BOX = (0.07, 0.70, 0.91, 0.21)  # left, bottom, width, height, as shares of the figure
+_LEGEND_ASPECT = _HISTOGRAM_SIZE[0] * _LEGEND_BOX[2] / (_HISTOGRAM_SIZE[1] * _LEGEND_BOX[3])
 _MARKS = tuple(map(Fraction, ("1/8", "1/5", "1/4", "1/3", "1/2", "2/3", "1", "3/2", "2", "3", "4", "5", "8")))
 
 
@@ -113,8 +116,8 @@ def ratio_histogram(aspect_ratios: npt.NDArray[np.floating], buckets: Buckets, p
     low, high = min(ratios.min(), 0.9), max(ratios.max(), 1 / 0.9)
     bins = np.geomspace(low / 1.02, high * 1.02, _BINS + 1)
 
-    figure = figure_class(figsize=(9, 5), dpi=_DPI, facecolor="white")
-    legend = figure.add_axes((0.07, 0.70, 0.91, 0.21))
+    figure = figure_class(figsize=_HISTOGRAM_SIZE, dpi=_DPI, facecolor="white")
+    legend = figure.add_axes(_LEGEND_BOX)
     axes = figure.add_axes((0.07, 0.12, 0.91, 0.54))
     figure.text(
         0.07,
@@ -143,15 +146,16 @@ def ratio_histogram(aspect_ratios: npt.NDArray[np.floating], buckets: Buckets, p
 
     legend.set_axis_off()
     legend.set_aspect("equal")
-    cell = 2.1 * float(np.sqrt(shapes.prod(axis=1).mean()))
+    label_space, tallest = 0.95 * float(np.sqrt(shapes.prod(axis=1).mean())), float(shapes[:, 0].max())
+    cell = max(1.3 * float(shapes[:, 1].max()), (tallest + label_space) * _LEGEND_ASPECT / len(buckets))
     for k, (height, width) in enumerate(shapes.tolist()):
         x = (k + 0.5) * cell
         legend.add_patch(patches.Rectangle((x - width / 2, -height / 2), width, height, color=colours[k]))
         share = len(stacks[k]) / len(ratios)
         label = f"{_size(height, width)}\n{share:.0%}"
-        legend.text(x, -shapes[:, 0].max() / 2 - 0.06 * cell, label, ha="center", va="top", fontsize=8, color=_INK)
+        legend.text(x, -0.5 * tallest - 0.12 * label_space, label, ha="center", va="top", fontsize=8, color=_INK)
     legend.set_xlim(0, len(buckets) * cell)
-    legend.set_ylim(-shapes[:, 0].max() * 0.5 - 0.45 * cell, shapes[:, 0].max() * 0.5)
+    legend.set_ylim(-0.5 * tallest - label_space, 0.5 * tallest)
     return _save(figure, path)
 
 
