@@ -27,6 +27,20 @@ def default_learn(batch_size: int | PixelBudget) -> int:
     return 256 if isinstance(batch_size, PixelBudget) else min(max(256, 4 * batch_size), 4096)
 
 
+def most_samples(batch_size: int | PixelBudget, schedule: Schedule, area_tolerance: float) -> int:
+    """The most samples that a batch holds, whatever buckets will be learned.
+
+    Args:
+        batch_size: samples of a batch, or a pixel budget.
+        schedule: resolution by progress.
+        area_tolerance: as for `learn_buckets`.
+    """
+    if not isinstance(batch_size, PixelBudget):
+        return batch_size
+    least = int((1.0 - area_tolerance) * min(schedule.resolutions) ** 2)
+    return batch_size.limit((max(1, least), 1))
+
+
 class OnlineBucketer:
     """Gathers the samples of one stream into batches of one shape each, first come, first served.
 
@@ -106,17 +120,10 @@ class OnlineBucketer:
     @property
     def bound(self) -> int:
         """The most samples that wait at any time, the one that arrives included."""
-        most = 0
-        for resolution in self._schedule.resolutions:
-            if self.buckets is not None:
-                limits = self._limits[resolution]
-            elif isinstance(self._batch_size, PixelBudget):
-                least = max(1, int((1.0 - self._area_tolerance) * resolution**2))
-                limits = [self._batch_size.limit((least, 1))] * self._wanted
-            else:
-                limits = [self._batch_size] * self._wanted
-            most = max(most, sum(limits) - len(limits) + 1)
-        return max(self._learn, most)
+        if self.buckets is None:
+            limit = most_samples(self._batch_size, self._schedule, self._area_tolerance)
+            return max(self._learn, self._wanted * (limit - 1) + 1)
+        return max(self._learn, *(sum(limits) - len(limits) + 1 for limits in self._limits.values()))
 
     def add(self, sample_id: int, height: int, width: int) -> list[PlannedBatch]:
         """Take the next sample of the stream.

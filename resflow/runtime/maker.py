@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -16,6 +17,15 @@ from resflow.geometry import Geometry, apply_views
 from resflow.pipeline import Pipeline
 from resflow.plan import PlannedBatch
 from resflow.plan.buckets import Sizes
+
+
+def on_device(batch: Batch, pipeline: Pipeline) -> Batch:
+    """A batch moved to the pipeline's device and normalised there."""
+    if torch.device(pipeline.device).type != "cpu":
+        batch = batch.to(pipeline.device, non_blocking=True)
+    if pipeline.normalize is None:
+        return batch
+    return dataclasses.replace(batch, images=pipeline.normalize(batch.images, pipeline.dtype))
 
 
 class BatchMaker:
@@ -70,7 +80,7 @@ class BatchMaker:
         size: Sizes,
         images: Sequence[Encoded],
         keys: Sequence[str],
-        targets: torch.Tensor | None,
+        targets: Any,
     ) -> Batch:
         """Place and decode one batch.
 

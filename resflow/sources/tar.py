@@ -10,7 +10,9 @@ not in the archive where a reader of samples would look for it.
 
 from __future__ import annotations
 
+import itertools
 import struct
+import sys
 from collections.abc import Callable, Iterator
 from typing import NamedTuple, TypeAlias
 
@@ -51,13 +53,14 @@ class Member(NamedTuple):
     header: int
 
 
-def read_members(read: Read, shard: str, *, end: int, start: int = 0, archive: bool = True) -> Iterator[Member]:
+def read_members(read: Read, shard: str, *, end: int | None, start: int = 0, archive: bool = True) -> Iterator[Member]:
     """List the regular files of a tar archive, or of a stretch of whole members within one.
 
     Args:
         read: gives bytes by offset and count.
         shard: name for error messages.
-        end: bytes in the archive, or the end of the stretch.
+        end: bytes in the archive, or the end of the stretch; None where an archive arrives as a stream, whose reader
+            then finds out for itself when a member's data are cut short.
         start: offset of the first header.
         archive: whether an end-of-archive must close the list; False for a stretch.
 
@@ -69,8 +72,9 @@ def read_members(read: Read, shard: str, *, end: int, start: int = 0, archive: b
     """
     position, header, pax_size = start, -1, None
     long_name: str | None = None
-    while archive or position < end:
-        block = bytes(read(position, BLOCK)) if position < end else b""
+    limit = sys.maxsize if end is None else end
+    while archive or position < limit:
+        block = bytes(read(position, BLOCK)) if position < limit else b""
         if len(block) < BLOCK:
             raise ShardError(
                 f"truncated: a 512-byte block was expected, {len(block)} bytes are left, and no end-of-archive (two "
@@ -90,7 +94,7 @@ def read_members(read: Read, shard: str, *, end: int, start: int = 0, archive: b
         data = position + BLOCK
         if kind in b"0\x007" and pax_size is not None:
             size = pax_size
-        if data + size > end:
+        if data + size > limit:
             raise ShardError(
                 f"truncated: member {_text(name, shard, position)!r} needs bytes up to {data + size}; the "
                 f"{'shard' if archive else 'sample'} ends at {end}. Copy or write the shard again.",
@@ -199,17 +203,19 @@ def _pax(body: bytes, shard: str, position: int, *, everywhere: bool) -> tuple[s
     return path, size
 
 
-def _check_end(read: Read, shard: str, first: int, end: int) -> None:
+def _check_end(read: Read, shard: str, first: int, end: int | None) -> None:
     """Want a second block of zeros after the one at `first`, and nothing but zeros after it."""
-    if end - first < 2 * BLOCK:
+    if len(read(first, 2 * BLOCK)) < 2 * BLOCK:
         raise ShardError(
             "truncated: one block of zeros, then the file ends; the end-of-archive is two. "
             "Copy or write the shard again.",
             shard=shard,
             offset=first,
         )
-    for position in range(first, end, 1 << 20):
-        chunk = bytes(read(position, min(1 << 20, end - position)))
+    for position in itertools.count(first, 1 << 20) if end is None else range(first, end, 1 << 20):
+        chunk = bytes(read(position, 1 << 20 if end is None else min(1 << 20, end - position)))
+        if not chunk:
+            return
         if chunk.strip(b"\0"):
             at = position + len(chunk) - len(chunk.lstrip(b"\0"))
             raise ShardError(

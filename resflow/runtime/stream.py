@@ -1,0 +1,320 @@
+"""Batches out of a stream of samples: what runs in each worker process, or in this one.
+
+Each worker reads its own stream, gathers samples with an `OnlineBucketer` and decodes the batches that come out. All
+that is random about a sample follows from (seed, epoch, sample number), where the number is its position in the
+stream times the number of streams plus the number of the stream, so that none comes twice in an epoch.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+import torch.utils.data
+
+from resflow.batch import Batch
+from resflow.errors import ConfigError, HeaderError, ResflowError, SampleError, StateError, TargetError
+from resflow.headers import read_header
+from resflow.pipeline import Pipeline
+from resflow.plan import Buckets, OnlineBucketer, PixelBudget, PlannedBatch, World
+from resflow.runtime.maker import BatchMaker
+from resflow.runtime.planned import Failure, class_number
+from resflow.sources.base import NO_TARGET, Sample
+from resflow.sources.collate import collate_targets
+from resflow.sources.groups import IMAGE_EXTENSIONS
+from resflow.sources.items import as_image, split_item
+
+_Row = tuple[Sample, int, int]  # a sample that waits, its height and width
+
+
+@dataclass(frozen=True, slots=True)
+class Tagged:
+    """What a worker hands over.
+
+    Args:
+        worker: who.
+        epoch: of which epoch.
+        number: how many batches of the worker's stream came before.
+        digest: of all samples in the worker's batches up to and with this one.
+        payload: a batch; a failure, after which nothing comes; None: the stream has ended.
+    """
+
+    worker: int
+    epoch: int
+    number: int
+    digest: int
+    payload: Batch | Failure | None
+
+    def pin_memory(self, device: torch.device | str | None = None) -> Tagged:
+        """The same with the batch in pinned memory."""
+        return replace(self, payload=self.payload.pin_memory(device)) if isinstance(self.payload, Batch) else self
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A batch that is read and planned, to be decoded."""
+
+    worker: int
+    number: int
+    digest: int
+    planned: PlannedBatch
+    rows: list[_Row]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StreamSettings:
+    """What decides the batches of a stream, beside its samples and the pipeline.
+
+    Args:
+        batch_size: samples of a batch, or a pixel budget.
+        drop_last: whether each worker leaves out what does not fill a batch at its stream's end.
+        seed: the loader's seed.
+        world: which rank this is.
+        epoch_size: samples of an epoch over all ranks, if known.
+        learn: samples that buckets are learned from.
+    """
+
+    batch_size: int | PixelBudget
+    drop_last: bool
+    seed: int
+    world: World
+    epoch_size: int | None
+    learn: int
+
+
+class BucketedStream(torch.utils.data.IterableDataset[Tagged]):
+    """Wraps an iterable of samples and yields finished batches, each tagged with its worker.
+
+    Samples are `Sample`s, webdataset's dicts, (image, target) or bare images, an image in any form that
+    `resflow.sources.items.as_image` takes. Before each pass the stream is told the epoch (`tell_epoch`).
+
+    Args:
+        stream: the samples of one epoch each time it is iterated over; where it is to be resumed, the same ones in the
+            same order for the same epoch.
+        pipeline: what is done to them.
+        settings: what decides the batches.
+        workers: worker processes that will run this, 0 for none.
+        maker: places and decodes batches.
+    """
+
+    def __init__(
+        self, stream: Iterable[Any], pipeline: Pipeline, settings: StreamSettings, *, workers: int, maker: BatchMaker
+    ) -> None:
+        self.stream, self.pipeline, self.settings = stream, pipeline, settings
+        self._maker = maker
+        self.buckets: Buckets | int = pipeline.buckets
+        """The buckets, or how many to learn; set once they are learned."""
+        count = max(1, workers)
+        # Persistent workers are told epoch and place through shared memory: epoch, batches to skip, their digests.
+        self._place = torch.zeros(1 + 2 * count, dtype=torch.int64)
+        if workers:
+            self._place.share_memory_()  # type: ignore[no-untyped-call]
+
+    def start_at(self, epoch: int, handed: list[int], digests: list[int]) -> None:
+        """Say where the next pass begins: its epoch, and of each worker the batches handed out and their digest."""
+        self._place.copy_(torch.tensor([epoch, *handed, *digests], dtype=torch.int64))
+
+    def __iter__(self) -> Iterator[Tagged]:
+        """Batches of this worker's stream, then one item without a payload; or a failure, then nothing."""
+        for request in self.requests():
+            tagged = self.make(request)
+            yield tagged
+            if isinstance(tagged.payload, Failure):
+                return
+
+    def requests(self) -> Iterator[Request | Tagged]:
+        """The same without decoding: what `make` takes."""
+        info = torch.utils.data.get_worker_info()
+        worker, workers = (0, 1) if info is None else (info.id, info.num_workers)
+        place = self._place.tolist()
+        count = len(place) // 2
+        epoch, skip, expected = place[0], place[1 + worker], place[1 + count + worker]
+        number = digest = 0
+        try:
+            for planned, rows in self._planned(epoch, worker, workers):
+                digest = _chained(digest, planned, rows)
+                number += 1
+                if number > skip:
+                    yield Request(worker, number - 1, digest, planned, rows)
+                elif number == skip and digest != expected:
+                    raise self._changed(f"its first {skip} batch(es) hold other samples", worker)
+            if number < skip:
+                raise self._changed(f"it ended after {number} batch(es), {skip} were handed out before", worker)
+            yield Tagged(worker, epoch, number, digest, None)
+        except ResflowError as error:
+            yield Tagged(worker, epoch, number, digest, Failure(error))
+
+    def make(self, request: Request | Tagged) -> Tagged:
+        """Decode a batch."""
+        if isinstance(request, Tagged):
+            return request
+        planned, samples = request.planned, [row[0] for row in request.rows]
+        payload: Batch | Failure
+        try:
+            payload = self._maker.make(
+                planned,
+                np.array([row[1:] for row in request.rows], dtype=np.int32),
+                [sample.image for sample in samples],
+                [sample.key for sample in samples],
+                collate_targets(samples),
+            )
+        except SampleError as error:
+            at = samples[error.position] if error.position is not None and error.key is None else None
+            payload = Failure(error if at is None else error.located(key=at.key, shard=at.shard))
+        except ResflowError as error:
+            payload = Failure(error)
+        return Tagged(request.worker, planned.epoch, request.number, request.digest, payload)
+
+    def sizes(self, most: int) -> np.ndarray[Any, np.dtype[np.int32]]:
+        """int32 [N, 2]: heights and widths of the first samples, `most` of them at most."""
+        tell_epoch(self.stream, int(self._place[0]))
+        found = []
+        for position, item in enumerate(self.stream):
+            found.append(self._read(item, position, position)[1:])
+            if len(found) == most:
+                break
+        return np.array(found, dtype=np.int32).reshape(-1, 2)
+
+    def close(self) -> None:
+        """Close the engine of this process."""
+        self._maker.close()
+
+    def bucketer(self, epoch: int = 0, workers: int = 1) -> OnlineBucketer:
+        """A new bucketer for one worker's stream of one epoch."""
+        settings, pipeline = self.settings, self.pipeline
+        return OnlineBucketer(
+            pipeline.schedule,
+            settings.batch_size,
+            buckets=self.buckets,
+            stride=pipeline.stride,
+            max_crop=pipeline.fit.max_crop,
+            area_tolerance=pipeline.area_tolerance,
+            seed=settings.seed,
+            epoch=epoch,
+            drop_last=settings.drop_last,
+            epoch_size=settings.epoch_size,
+            streams=settings.world.size * workers,
+            learn=settings.learn,
+        )
+
+    def _planned(self, epoch: int, worker: int, workers: int) -> Iterator[tuple[PlannedBatch, list[_Row]]]:
+        """Batches as they fill up, with their samples."""
+        world = self.settings.world
+        streams, this = world.size * workers, world.rank * workers + worker
+        bucketer = self.bucketer(epoch, workers)
+        waiting: dict[int, _Row] = {}
+
+        def taken(batches: list[PlannedBatch]) -> Iterator[tuple[PlannedBatch, list[_Row]]]:
+            for planned in batches:
+                yield planned, [waiting.pop(number) for number in planned.sample_ids.tolist()]
+
+        tell_epoch(self.stream, epoch)
+        for position, item in enumerate(self.stream):
+            number = position * streams + this
+            waiting[number] = row = self._read(item, position, number)
+            batches = bucketer.add(number, row[1], row[2])
+            if bucketer.buckets is not None:
+                self.buckets = bucketer.buckets
+            yield from taken(batches)
+        batches = bucketer.finish()
+        if bucketer.buckets is not None:
+            self.buckets = bucketer.buckets
+        yield from taken(batches)
+
+    def _read(self, item: Any, position: int, number: int) -> _Row:
+        """An item of the stream as a sample with its size."""
+        sample = self._sample(item, position, number)
+        if isinstance(sample.image, np.ndarray):
+            return sample, sample.image.shape[0], sample.image.shape[1]
+        try:
+            header = read_header(sample.image)
+        except HeaderError as error:
+            raise error.located(key=sample.key, shard=sample.shard) from error
+        return sample, header.height, header.width
+
+    def _sample(self, item: Any, position: int, number: int) -> Sample:
+        member = self.pipeline.target
+        if isinstance(item, Sample):
+            target: object = NO_TARGET if member is None else _target(item.members, member, item.key, item.shard)
+            return Sample(item.key, item.shard, item.image, {}, target)
+        if isinstance(item, Mapping) and "__key__" in item:
+            key, shard = str(item["__key__"]), str(item.get("__url__", type(self.stream).__name__))
+            names = [name for name in (*IMAGE_EXTENSIONS, "image") if name in item]
+            if not names:
+                own = ", ".join(name for name in item if not name.startswith("__"))
+                raise ConfigError(
+                    f"sample {shard}/{key} has no image: expected one of {', '.join(IMAGE_EXTENSIONS)}, image; got "
+                    f'{own}. Rename it, as in .rename(image="...").'
+                )
+            target = NO_TARGET if member is None else _target(item, member, key, shard)
+            return Sample(key, shard, as_image(item[names[0]], f"{shard}/{key}"), {}, target)
+        name = type(self.stream).__name__
+        where = f"sample {position} of the stream {name}"
+        image, target = split_item(item, where)
+        if member is None:
+            target = NO_TARGET
+        elif isinstance(target, bytes | memoryview):
+            target = _number(target, member, str(position), name)
+        return Sample(str(number), name, as_image(image, where), {}, target)
+
+    def _changed(self, how: str, worker: int) -> StateError:
+        return StateError(
+            f"the stream {type(self.stream).__name__} did not repeat itself, so it cannot be resumed: in worker "
+            f"{worker} {how}. Draw its order from the epoch alone (set_epoch, or an attribute `epoch`), or start "
+            "without the state."
+        )
+
+
+def tell_epoch(stream: Any, epoch: int) -> None:
+    """Tell a stream, and what it wraps, which epoch comes.
+
+    `set_epoch(epoch)` is called where there is one, else an attribute `epoch` that is a whole number is set; so, too,
+    with the stream's `dataset` and the stages of a webdataset pipeline. webdataset's own stages count epochs as they
+    start, so that theirs is set to one less.
+
+    Args:
+        stream: any iterable.
+        epoch: at least 0.
+    """
+    if callable(getattr(stream, "set_epoch", None)):
+        stream.set_epoch(epoch)
+    elif type(getattr(stream, "epoch", None)) is int:
+        stream.epoch = epoch
+    stages = getattr(stream, "pipeline", None)
+    for stage in stages if isinstance(stages, list) else ():
+        if not type(stage).__module__.startswith("webdataset."):
+            tell_epoch(stage, epoch)
+        elif type(getattr(stage, "epoch", None)) is int:
+            stage.epoch = epoch - 1
+    if isinstance(inner := getattr(stream, "dataset", None), Iterable):
+        tell_epoch(inner, epoch)
+
+
+def _target(members: Mapping[str, Any], member: str, key: str, shard: str) -> object:
+    if member not in members:
+        found = ", ".join("." + name for name in members if not name.startswith("__"))
+        raise TargetError(
+            f"no class: expected a member .{member}; got {found}. Name the right member in Pipeline(target=...), or "
+            "None to read no targets.",
+            key=key,
+            shard=shard,
+        )
+    value = members[member]
+    return _number(value, member, key, shard) if isinstance(value, bytes | memoryview) else value
+
+
+def _number(text: bytes | memoryview, member: str, key: str, shard: str) -> int:
+    try:
+        return class_number(text, member)
+    except TargetError as error:
+        raise error.located(key=key, shard=shard) from None
+
+
+def _chained(digest: int, planned: PlannedBatch, rows: list[_Row]) -> int:
+    """A checksum over keys, sizes and bytes' counts of all samples so far, and of the batches they are in."""
+    what = [(sample.key, height, width, len(sample.image)) for sample, height, width in rows]
+    return zlib.crc32(repr((planned.shape, planned.resolution, what)).encode(errors="surrogateescape"), digest)
