@@ -6,6 +6,7 @@ import logging
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -98,7 +99,7 @@ def _cifar_target(dataset: Any, number: int) -> object:
 
 
 def _coco_image(dataset: Any, number: int) -> str:
-    return f"{dataset.root}/{dataset.coco.loadImgs(dataset.ids[number])[0]['file_name']}"
+    return str(Path(dataset.root, dataset.coco.loadImgs(dataset.ids[number])[0]["file_name"]))
 
 
 def _coco_target(dataset: Any, number: int) -> object:

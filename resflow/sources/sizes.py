@@ -124,16 +124,11 @@ def _measured(measure: Measure, count: int, threads: int) -> npt.NDArray[np.int6
 
 def _load(path: Path, count: int, identity: str, name: str) -> npt.NDArray[np.int32]:
     try:
-        loaded: Any = np.load(path, allow_pickle=False)
-        if isinstance(loaded, np.ndarray):
-            return checked_sizes(loaded, count, f"sizes in {path}")
-        with loaded:
-            sizes, found = loaded["sizes"], str(loaded["identity"])
-    except (OSError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise ConfigError(f"{path} does not hold sizes ({error}). Name another file, or remove it.") from error
-    except ValueError as error:
-        if isinstance(error, ConfigError):
-            raise
+        with path.open("rb") as file:
+            loaded: Any = np.load(file, allow_pickle=False)
+            plain = isinstance(loaded, np.ndarray)
+            sizes, found = (loaded, identity) if plain else (loaded["sizes"], str(loaded["identity"]))
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise ConfigError(f"{path} does not hold sizes ({error}). Name another file, or remove it.") from error
     sizes = checked_sizes(sizes, count, f"sizes in {path}")
     if found != identity:
