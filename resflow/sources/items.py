@@ -10,9 +10,10 @@ import numpy as np
 import torch
 from PIL import Image
 
-from resflow.errors import ConfigError, HeaderError, ShardError
+from resflow.errors import ConfigError, HeaderError
 from resflow.headers import read_header
 from resflow.sources.base import NO_TARGET, Pixels
+from resflow.sources.files import file_header, read_file
 
 IMAGE_KEYS = ("image", "img", "pixel_values", "jpg", "jpeg", "png", "webp")
 """Where a dataset's items are dicts, the names under which their image may lie."""
@@ -112,11 +113,16 @@ def image_size(image: Any, where: str) -> tuple[int, int]:
     """
     if isinstance(image, Image.Image):
         return image.height, image.width
-    found = as_image(image, where)
-    if isinstance(found, np.ndarray):
-        return found.shape[0], found.shape[1]
+    if isinstance(image, Mapping) and _undecoded(image):
+        return image_size(image["path"] if image["bytes"] is None else image["bytes"], where)
     try:
-        header = read_header(found)
+        if isinstance(image, str | os.PathLike):
+            header = file_header(os.fspath(image))
+        else:
+            found = as_image(image, where)
+            if isinstance(found, np.ndarray):
+                return found.shape[0], found.shape[1]
+            header = read_header(found)
     except HeaderError as error:
         raise error.located(key=where, shard="") from error
     return header.height, header.width
@@ -143,15 +149,6 @@ def pil_pixels(image: Image.Image, where: str) -> Pixels:
     if "transparency" in image.info and image.mode == "P":
         image = image.convert("RGBA")  # Pillow warns of palettes with alpha that go straight to RGB
     return np.array(image.convert("RGB"))
-
-
-def read_file(path: str) -> bytes:
-    """All bytes of a file; ShardError where it cannot be read."""
-    try:
-        with open(path, "rb", buffering=0) as file:  # noqa: PTH123 (a path object a file costs time)
-            return file.read()
-    except OSError as error:
-        raise ShardError(f"the image cannot be read: {error.strerror}. Put the file back.", shard=path) from error
 
 
 def _undecoded(value: Mapping[Any, Any]) -> bool:

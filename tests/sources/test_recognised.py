@@ -21,7 +21,8 @@ from resflow.decode.pillow import decode_rgb
 from resflow.errors import ConfigError, DecodeError, HeaderError, ShardError
 from resflow.headers import read_header
 from resflow.sources import DatasetSource, RecognisedSource, Source, dataset_source, recognise
-from resflow.sources.files import common_folder, stored_image, stored_size, without_metadata
+from resflow.sources.files import common_folder
+from resflow.sources.stored import stored_image, stored_size, without_metadata
 
 DATA = Path(os.environ.get("RESFLOW_TEST_DATA", Path(__file__).parents[3] / "shared" / "data"))
 
@@ -312,6 +313,21 @@ def test_coco(tmp_path: Path) -> None:
         assert source is not None
         check_gives_what_the_dataset_gives(source, dataset)
     assert source.name(0) == (str(tmp_path), "part1/4.jpg")
+
+
+def test_captions(tmp_path: Path) -> None:
+    pytest.importorskip("pycocotools", reason="CocoCaptions needs pycocotools")
+    import json
+
+    path = write_coco(tmp_path)
+    content = json.loads(path.read_text())
+    for annotation in content["annotations"]:
+        annotation["caption"] = f"number {annotation['id']}"
+    path.write_text(json.dumps(content))
+    dataset = vision.CocoCaptions(tmp_path, str(path))
+    source = recognise(dataset)
+    assert source is not None
+    check_gives_what_the_dataset_gives(source, dataset)
 
 
 class Detection(vision.CocoDetection):
