@@ -25,7 +25,7 @@ def demo(
     first: Annotated[int, typer.Option("--from", min=32, help="Resolution of the first epoch, pixels.")] = 64,
     last: Annotated[int, typer.Option("--to", min=32, help="Resolution of the last epoch, pixels.")] = 128,
     batch_size: Annotated[int, typer.Option(min=2, help="Images a batch.")] = 32,
-    workers: Annotated[int, typer.Option(min=0, help="Loader processes.")] = 2,
+    workers: Annotated[int, typer.Option(min=0, help="Loader processes.")] = 1,
     seed: Annotated[int, typer.Option(min=0, help="Everything random follows from it.")] = 0,
     device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")] = "cpu",
 ) -> None:

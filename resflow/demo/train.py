@@ -7,7 +7,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from torch import nn
@@ -51,7 +51,7 @@ class Recipe:
     last: int = 128
     batch_size: int = 32
     buckets: int = 6
-    workers: int = 2
+    workers: int = 1
     device: str = "cpu"
     seed: int = 0
 
@@ -100,9 +100,14 @@ class Training:
         data: what to train and evaluate on.
         recipe: how.
         watch: see `Watched`.
+
+    Raises:
+        ConfigError: a GPU was asked for and there is none.
     """
 
     def __init__(self, data: Data, recipe: Recipe, watch: Watched) -> None:
+        if torch.device(recipe.device).type == "cuda" and not torch.cuda.is_available():
+            raise ConfigError(f"device {recipe.device!r} was asked for, but torch sees no GPU. Use --device cpu.")
         self.recipe, self._watch = recipe, watch
         self._data = data
         self.loader = self._open(data.train.shards, recipe.pipeline(), len(data.train), train=True)
@@ -115,8 +120,14 @@ class Training:
         """The first batch of each shape of the last epoch."""
 
     def __iter__(self) -> Iterator[EpochResult]:
-        for epoch in range(self.recipe.epochs):
-            yield self._epoch(epoch)
+        # A thread that waits for a core which a loader process holds stops all others at the end of each operation.
+        threads = torch.get_num_threads()
+        torch.set_num_threads(max(1, threads - self.recipe.workers))
+        try:
+            for epoch in range(self.recipe.epochs):
+                yield self._epoch(epoch)
+        finally:
+            torch.set_num_threads(threads)
 
     @property
     def parameters(self) -> int:
@@ -176,7 +187,7 @@ class Training:
                 right += int((self.model(batch.images).argmax(dim=1) == _labels(batch)).sum())
         return right / len(held_out)
 
-    def _open(self, shards: tuple[object, ...], pipeline: Pipeline, samples: int, *, train: bool) -> DataLoader:
+    def _open(self, shards: tuple[object, ...], pipeline: Pipeline, samples: int, *, train: bool) -> DataLoader[Any]:
         return DataLoader(
             list(shards),
             batch_size=min(self.recipe.batch_size, samples),
@@ -189,11 +200,13 @@ class Training:
 
 
 def _labels(batch: Batch) -> torch.Tensor:
-    if batch.targets is None:
+    targets: torch.Tensor | None = batch.targets
+    if targets is None:
         raise ConfigError(
             "training needs labels; this pipeline reads none (target=None). Name the member that holds them."
         )
-    return batch.targets
+    labels: torch.Tensor = batch.targets
+    return labels
 
 
 def learning_rate(progress: float) -> float:

@@ -22,7 +22,7 @@ RECIPE = Recipe(epochs=2, first=32, last=48, batch_size=16, buckets=3, workers=0
 
 def run(out: Path) -> tuple[str, list[tuple[float, float]]]:
     console = Console(file=io.StringIO(), width=100)
-    results = run_demo(Settings(out=out, images=60, recipe=RECIPE), console)
+    results = run_demo(Settings(out=out, images=40, recipe=RECIPE), console)
     assert [result.resolution for result in results] == [32, 48]
     assert all(result.images_per_second > 0 for result in results)
     assert isinstance(console.file, io.StringIO)
@@ -35,7 +35,7 @@ def test_the_demo_runs_repeats_and_writes_only_into_its_folder(tmp_path: Path, m
     lines = text.splitlines()
     head = next(n for n, line in enumerate(lines) if "resolution" in line and "padded %" in line)
     assert [line.split()[:2] for line in lines[head + 1 : head + 3]] == [["0", "32"], ["1", "48"]]
-    assert "48 images to train on, 12 held out, 6 classes" in text
+    assert "32 images to train on, 8 held out, 6 classes" in text
     assert "a/batches.png" in text
     assert "a/buckets.png" in text
     assert not any(character in text for character in "\r\x1b")  # no progress bars off a terminal
@@ -48,6 +48,13 @@ def test_the_demo_runs_repeats_and_writes_only_into_its_folder(tmp_path: Path, m
 def test_a_pattern_without_a_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="--label-pattern is for your own images; got it without --data"):
         run_demo(Settings(out=tmp_path, label_pattern="(a)"), Console(file=io.StringIO()))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    recipe = Recipe(device="cuda")
+    with pytest.raises(ConfigError, match=r"device 'cuda' was asked for, but torch sees no GPU. Use --device cpu"):
+        run_demo(Settings(out=tmp_path, images=20, recipe=recipe), Console(file=io.StringIO()))
 
 
 @pytest.mark.parametrize("shape", [(STRIDE, STRIDE), (48, 160), (192, 64)])
