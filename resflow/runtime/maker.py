@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -12,20 +11,11 @@ import torch
 
 from resflow.batch import Batch
 from resflow.decode import Decoder, open_engine
-from resflow.decode.base import Encoded
+from resflow.decode.base import Encoded, Pixels
 from resflow.geometry import Geometry, apply_views
 from resflow.pipeline import Pipeline
 from resflow.plan import PlannedBatch
 from resflow.plan.buckets import Sizes
-
-
-def on_device(batch: Batch, pipeline: Pipeline) -> Batch:
-    """A batch moved to the pipeline's device and normalised there."""
-    if torch.device(pipeline.device).type != "cpu":
-        batch = batch.to(pipeline.device, non_blocking=True)
-    if pipeline.normalize is None:
-        return batch
-    return dataclasses.replace(batch, images=pipeline.normalize(batch.images, pipeline.dtype))
 
 
 class BatchMaker:
@@ -78,7 +68,7 @@ class BatchMaker:
         self,
         planned: PlannedBatch,
         size: Sizes,
-        images: Sequence[Encoded],
+        images: Sequence[Encoded | Pixels],
         keys: Sequence[str],
         targets: Any,
     ) -> Batch:

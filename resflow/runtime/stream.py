@@ -21,8 +21,9 @@ from resflow.errors import ConfigError, HeaderError, ResflowError, SampleError, 
 from resflow.headers import read_header
 from resflow.pipeline import Pipeline
 from resflow.plan import Buckets, OnlineBucketer, PixelBudget, PlannedBatch, World
+from resflow.runtime.finish import Failure
 from resflow.runtime.maker import BatchMaker
-from resflow.runtime.planned import Failure, class_number
+from resflow.runtime.planned import class_number
 from resflow.sources.base import NO_TARGET, Sample
 from resflow.sources.collate import collate_targets
 from resflow.sources.groups import IMAGE_EXTENSIONS
@@ -229,7 +230,8 @@ class BucketedStream(torch.utils.data.IterableDataset[Tagged]):
         """An item of the stream as a sample with its size."""
         sample = self._sample(item, position, number)
         if isinstance(sample.image, np.ndarray):
-            return sample, sample.image.shape[0], sample.image.shape[1]
+            pixels = np.require(sample.image, requirements=("C", "W"))  # compiled kernels refuse read-only arrays
+            return replace(sample, image=pixels), pixels.shape[0], pixels.shape[1]
         try:
             header = read_header(sample.image)
         except HeaderError as error:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,8 +16,8 @@ from resflow.errors import ConfigError, ResflowError, StateError, WorkerError
 from resflow.pipeline import Pipeline
 from resflow.plan import Buckets, Cursor, PixelBudget, World, learn_buckets
 from resflow.plan.online import default_learn, most_samples
-from resflow.runtime.maker import BatchMaker, on_device
-from resflow.runtime.planned import Failure
+from resflow.runtime.finish import Failure
+from resflow.runtime.maker import BatchMaker
 from resflow.runtime.prefetch import Prefetcher
 from resflow.runtime.stream import BucketedStream, StreamSettings, Tagged
 
@@ -219,10 +219,6 @@ class StreamRun:
         """The batches of a pass, made ahead by a thread of this process."""
         return Prefetcher(self.dataset.requests(), self.dataset.make, self._prefetch)
 
-    def on_device(self, batch: Batch) -> Batch:
-        """A batch moved to the pipeline's device and normalised there."""
-        return on_device(batch, self.pipeline)
-
     def _cursor(self) -> Cursor:
         settings, stream = self._settings, self.dataset.stream
         batch_size, world = settings.batch_size, settings.world
@@ -260,7 +256,7 @@ class StreamRun:
         )
 
 
-class StreamPass(Iterator[Batch]):
+class StreamPass(Iterator[Any]):
     """One pass over a stream: the workers' batches in turn, worker by worker, from the run's place to the end.
 
     PyTorch gives the batches of the workers in turn, too, but which worker comes next once one has ended depends on
@@ -269,20 +265,22 @@ class StreamPass(Iterator[Batch]):
     Args:
         run: told of each batch that is handed out.
         items: what workers, thread or this process make.
+        finish: the last steps of a batch in this process (device, normalisation, the user's collate); by default none.
     """
 
-    def __init__(self, run: StreamRun, items: Iterator[Tagged]) -> None:
-        self._run, self._items = run, items
+    def __init__(self, run: StreamRun, items: Iterator[Tagged], finish: Callable[[Batch], Any] | None = None) -> None:
+        self._run, self._items, self._finish = run, items, finish
         self._epoch, self._place = run.epoch, run.place
         self._queues: list[deque[Tagged]] = [deque() for _ in self._place.handed]
         self._live = set(range(len(self._queues)))
         self._error: ResflowError | None = None
 
-    def __next__(self) -> Batch:
+    def __next__(self) -> Any:
         if self._error is not None:
             raise self._error
         try:
-            return self._run.on_device(self._next())
+            batch = self._next()
+            return batch if self._finish is None else self._finish(batch)
         except ResflowError as error:
             self._error = error
             self._items = iter(())  # lets go of the workers
