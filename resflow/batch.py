@@ -18,7 +18,7 @@ class Batch:
 
     Args:
         images: [B, 3, H, W] in channels_last memory format: uint8, or the pipeline's dtype once normalised.
-        targets: int64 [B] class labels, or None where the pipeline reads no targets.
+        targets: int64 [B] class labels; with a dataset, what it gives as targets, collated; None where there are none.
         transform: float32 [B, 3, 3], source pixels to output pixels, in continuous pixel edges.
         valid: int32 [B, 4], left, top, right, bottom of the part of each image that is not padding.
         source_size: int32 [B, 2], height and width of each source image, after EXIF orientation.
@@ -28,7 +28,7 @@ class Batch:
     """
 
     images: torch.Tensor
-    targets: torch.Tensor | None
+    targets: Any
     transform: torch.Tensor
     valid: torch.Tensor
     source_size: torch.Tensor
@@ -36,7 +36,7 @@ class Batch:
     keys: tuple[str, ...]
     resolution: int
 
-    def __iter__(self) -> Iterator[torch.Tensor | None]:
+    def __iter__(self) -> Iterator[Any]:
         return iter((self.images, self.targets))
 
     def __len__(self) -> int:
@@ -58,6 +58,18 @@ class Batch:
         return self._map(lambda tensor: tensor.pin_memory())
 
     def _map(self, change: Callable[[torch.Tensor], torch.Tensor]) -> Batch:
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
-        changed: dict[str, Any] = {k: change(v) for k, v in values.items() if isinstance(v, torch.Tensor)}
+        changed: dict[str, Any] = {field.name: _changed(getattr(self, field.name), change) for field in fields(self)}
         return replace(self, **changed)
+
+
+def _changed(value: Any, change: Callable[[torch.Tensor], torch.Tensor]) -> Any:
+    """A value with its tensors changed, also those in the lists, tuples and dicts of targets."""
+    if isinstance(value, torch.Tensor):
+        return change(value)
+    if isinstance(value, dict):
+        return {name: _changed(part, change) for name, part in value.items()}
+    if isinstance(value, list):
+        return [_changed(part, change) for part in value]
+    if type(value) is tuple:
+        return tuple(_changed(part, change) for part in value)
+    return value

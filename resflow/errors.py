@@ -10,7 +10,7 @@
     │   ├── HeaderError                 no size can be read from an image's first bytes
     │   ├── DecodeError                 an engine could not decode an image
     │   └── TargetError                 a label, box, mask or keypoint is missing or wrong
-    └── WorkerError                     a worker process or engine thread died
+    └── WorkerError (RuntimeError)      a worker process or engine thread died
 
 A message says, in one breath, what is wrong, what was got, what was expected, where, and the way out.
 """
@@ -94,7 +94,7 @@ class TargetError(SampleError):
     """A label, box, mask or keypoint is missing or wrong."""
 
 
-class WorkerError(ResflowError):
+class WorkerError(ResflowError, RuntimeError):
     """A worker process or engine thread died."""
 
 

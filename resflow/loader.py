@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import importlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import torch
 import torch.utils.data
@@ -12,40 +13,73 @@ import torch.utils.data
 from resflow.errors import ConfigError
 from resflow.pipeline import Pipeline
 from resflow.plan import Buckets, Cursor, EpochPlan, PixelBudget, World
-from resflow.runtime.run import Pass, PlannedRun, as_it_is
+from resflow.runtime.finish import Finish, as_it_is
+from resflow.runtime.loop import Loop
+from resflow.runtime.plain import PlainPlace, Skipping, plain_pass
+from resflow.runtime.planned import PlanSampler
+from resflow.runtime.run import PlannedRun
+from resflow.runtime.workers import WorkerInit
 from resflow.runtime.world import current_world
 from resflow.sources import ShardSource, Source
+from resflow.sources.recognised import dataset_source
 
 _PREFETCH = 2  # PyTorch's default: batches ahead for each worker
 
+T_co = TypeVar("T_co", covariant=True)
 
-class DataLoader(torch.utils.data.DataLoader[Any]):
+
+class DataLoader(torch.utils.data.DataLoader[T_co], Generic[T_co]):
     """PyTorch's DataLoader, and with a `pipeline` one that plans fixed-shape batches over images of many sizes.
 
-    Without `pipeline` it is `torch.utils.data.DataLoader`: same arguments, same results, same errors. With one, each
-    pass over the loader is an epoch of the plan: every sample once, in batches of one shape each, the same shape on
-    every rank at each step; a pass gives `Batch`es, which unpack as `images, targets`.
+    Without `pipeline` it is `torch.utils.data.DataLoader`: same arguments, same results, same errors; `state_dict` and
+    `load_state_dict` resume it, too. With one, each pass over the loader is an epoch of the plan: every sample once, in
+    batches of one shape each, the same shape on every rank at each step; a pass gives `Batch`es, which unpack as
+    `images, targets`.
 
     Args:
-        dataset: without `pipeline`, any PyTorch dataset; with one, shards (a path with braces or wildcards, or a
-            list of paths; `resflow index` must have indexed them) or any `resflow.sources.Source`.
+        dataset: without `pipeline`, any PyTorch dataset. With one: shards (a path with braces or wildcards, or a list
+            of paths; `resflow index` must have indexed them), any `resflow.sources.Source`, or a map-style dataset
+            whose items are (image, target), the image a path, encoded bytes, a PIL image, an array or a tensor.
         batch_size: samples in a rank's batch; or, with a pipeline, a `PixelBudget`.
         shuffle: whether samples and batches come in an order drawn anew for each epoch.
+        sampler: PyTorch's; not beside a pipeline.
+        batch_sampler: PyTorch's; not beside a pipeline.
         num_workers: with a pipeline, processes that read and decode, or on a GPU the decoder's CPU threads; 0 works in
             this process.
+        collate_fn: PyTorch's; with a pipeline, from a finished `Batch` to what the loop is given, called in the loop's
+            own process.
         pin_memory: as in PyTorch.
         drop_last: leave out fewer than one global batch of samples rather than have one short batch in an epoch.
+        timeout: as in PyTorch.
+        worker_init_fn: as in PyTorch.
+        multiprocessing_context: as in PyTorch.
+        generator: as in PyTorch; beside a pipeline everything random follows from `seed`.
         prefetch_factor: batches ahead for each worker; default 2.
+        persistent_workers: as in PyTorch.
+        pin_memory_device: as in PyTorch.
+        in_order: as in PyTorch; beside a pipeline always True.
         pipeline: what is done to each sample.
-        seed: everything random follows from it, the epoch and the sample's number.
+        seed: everything random in a plan follows from it, the epoch and the sample's number.
         world: rank and number of ranks; default: torch.distributed's, else RANK and WORLD_SIZE, else one alone.
-        options: PyTorch's other arguments, with PyTorch's meaning.
+        even: fill up the short batch by repeating samples, so that every rank has equally many (for trainers that
+            gather and cut off the repeats, such as Accelerate's `gather_for_metrics`).
+        sizes: height and width of each image of a dataset, integers [N, 2], or the path of a file of them, which is
+            written if it is missing; default: read from the images' headers, asked of the dataset, or measured once.
 
     Raises:
         ConfigError: an argument that has no meaning beside a pipeline, or a wrong value.
         PlanError: no plan satisfies the batch size, stride and resolutions asked for.
         ShardError: shards are missing; IndexFileError where the index is missing or stale.
     """
+
+    epoch: int
+    """The epoch of the next pass, or of the one under way (with a pipeline)."""
+    buckets: Buckets
+    """The buckets, learned from the data or given (with a pipeline)."""
+
+    _planned_run: PlannedRun | None = None
+    _plain_place: PlainPlace | None = None
+    _skipping: Skipping | None = None
 
     def __init__(
         self,
@@ -55,127 +89,216 @@ class DataLoader(torch.utils.data.DataLoader[Any]):
         sampler: Any = None,
         batch_sampler: Any = None,
         num_workers: int = 0,
-        collate_fn: Callable[[list[Any]], Any] | None = None,
+        collate_fn: Callable[[Any], Any] | None = None,
         pin_memory: bool = False,
         drop_last: bool = False,
         timeout: float = 0,
-        *args: Any,
+        worker_init_fn: Callable[[int], None] | None = None,
+        multiprocessing_context: Any = None,
+        generator: torch.Generator | None = None,
+        *,
+        prefetch_factor: int | None = None,
+        persistent_workers: bool = False,
+        pin_memory_device: str = "",
+        in_order: bool = True,
         pipeline: Pipeline | None = None,
         seed: int = 0,
         world: World | None = None,
-        **options: Any,
+        even: bool = False,
+        sizes: Any = None,
     ) -> None:
-        self._run: PlannedRun | None = None
-        if pipeline is None:
+        kept: dict[str, Any] = {
+            "pin_memory": pin_memory,
+            "timeout": timeout,
+            "multiprocessing_context": multiprocessing_context,
+            "generator": generator,
+            "pin_memory_device": pin_memory_device,
+        }
+        if isinstance(batch_sampler, PlanSampler):  # a trainer builds the loader anew from its parts
+            run = batch_sampler.run
+        elif pipeline is None:
             if isinstance(dataset, str | Path):
                 raise ConfigError(
                     f"reading {dataset!r} needs a pipeline. Pass DataLoader(..., pipeline=Pipeline(...))."
                 )
             size: Any = batch_size  # a PixelBudget is PyTorch's to refuse
             super().__init__(
-                dataset, size, shuffle, sampler, batch_sampler, num_workers, collate_fn, pin_memory, drop_last,
-                timeout, *args, **options,
+                dataset, size, shuffle, sampler, batch_sampler, num_workers, collate_fn, drop_last=drop_last,
+                worker_init_fn=worker_init_fn, prefetch_factor=prefetch_factor, persistent_workers=persistent_workers,
+                in_order=in_order, **kept,
             )  # fmt: skip
             return
-        refused = {"sampler": sampler, "batch_sampler": batch_sampler, "collate_fn": collate_fn}
-        refused["in_order"] = None if options.get("in_order", True) else False
-        for name, value in refused.items():
-            if value is not None:
-                raise ConfigError(
-                    f"{name} has no meaning beside a pipeline, whose plan decides it; got {value!r}. Drop it."
-                )
-        run = PlannedRun(
-            _open_source(dataset),
-            pipeline,
-            batch_size=batch_size,
-            shuffle=bool(shuffle),
-            drop_last=drop_last,
-            seed=seed,
-            world=world or current_world(),
-            threads=num_workers or torch.get_num_threads(),
-            prefetch=num_workers * (options.get("prefetch_factor") or _PREFETCH) or _PREFETCH,
-        )
+        else:
+            _refuse(sampler=sampler, batch_sampler=batch_sampler, in_order=None if in_order else in_order)
+            run = PlannedRun(
+                open_source(dataset, sizes),
+                pipeline,
+                batch_size=batch_size,
+                shuffle=bool(shuffle),
+                drop_last=drop_last,
+                seed=seed,
+                world=world or current_world(),
+                threads=num_workers or torch.get_num_threads(),
+                prefetch=num_workers * (prefetch_factor or _PREFETCH) or _PREFETCH,
+                even=even,
+            )
         if run.in_this_process:
-            num_workers = 0
-            options = options | {"prefetch_factor": None, "persistent_workers": False}
+            num_workers, prefetch_factor, persistent_workers = 0, None, False
+        finish: Any = collate_fn if isinstance(collate_fn, Finish) else Finish(run.pipeline, collate_fn)
+        parts: Any = run.dataset  # of batches, where PyTorch's types expect samples
         super().__init__(
-            run.dataset, 1, None, None, run.sampler, num_workers, as_it_is, pin_memory, False, timeout, *args, **options
+            parts,
+            batch_sampler=run.sampler,
+            num_workers=num_workers,
+            collate_fn=finish,
+            worker_init_fn=worker_init_fn if isinstance(worker_init_fn, WorkerInit) else WorkerInit(worker_init_fn),
+            prefetch_factor=prefetch_factor,
+            persistent_workers=persistent_workers,
+            **kept,
         )
-        self._run = run
+        # PyTorch forgets these beside a batch sampler, and trainers ask for them.
+        for name, value in (
+            ("sampler", run.sampler),
+            ("batch_size", None if isinstance(run.batch_size, PixelBudget) else run.batch_size),
+            ("drop_last", run.drop_last),
+        ):
+            object.__setattr__(self, name, value)
+        self._planned_run = run
+        self._is_accelerate_prepared = True  # sharded, ordered and on its device already
+        self.use_stateful_dataloader = True
+        self.end_of_dataloader, self.remainder = False, run.remainder()
 
     def __iter__(self) -> Any:
-        if self._run is None:
-            return super().__iter__()
-        run = self._run
+        run = self._planned_run
+        if run is None:
+            return self._plain_iter()
         run.begin()
-        batches = run.prefetched() if run.in_this_process else super().__iter__()
-        return Pass(run, iter(batches))
+        if run.in_this_process:
+            return Loop(self, run, run.prefetched())
+        if self.num_workers:
+            # Workers inherit or find compiled what this process has loaded.
+            importlib.import_module(f"resflow.decode.{run.engine}")
+        finish, self.collate_fn = self.collate_fn, as_it_is  # finished in this process, by the loop
+        try:
+            batches = super().__iter__()
+        finally:
+            self.collate_fn = finish
+        return Loop(self, run, batches)
+
+    def __getattr__(self, name: str) -> Any:
+        # Given by no attribute, so that without a pipeline PyTorch's own surface is all there is.
+        run = self._planned_run
+        if run is not None and name in ("epoch", "buckets", "total_batch_size"):
+            return {"epoch": run.epoch, "buckets": run.buckets, "total_batch_size": run.global_batch_size}[name]
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
     @property
-    def epoch(self) -> int:
-        """The epoch of the next pass, or of the one under way."""
-        return self._planned("epoch").epoch
+    def _index_sampler(self) -> Any:
+        if self._skipping is not None:
+            return self._skipping
+        return super()._index_sampler
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch of the next pass. Without it, each pass is the epoch after the last.
 
-        A position restored by `load_state_dict` is kept if it lies in this epoch.
+        A position restored by `load_state_dict` is kept if it lies in this epoch. Without a pipeline the call is handed
+        on to the sampler, batch sampler and dataset, as far as they take it.
 
         Args:
             epoch: at least 0.
 
         Raises:
-            ConfigError: a negative epoch, or a loader without a pipeline.
+            ConfigError: a negative epoch.
         """
-        self._planned("set_epoch").set_epoch(epoch)
+        if self._planned_run is not None:
+            self._planned_run.set_epoch(epoch)
+            return
+        parts = (self.sampler, self.batch_sampler, getattr(self.batch_sampler, "sampler", None), self.dataset)
+        for part in {id(part): part for part in parts}.values():
+            tell = getattr(part, "set_epoch", None)
+            if callable(tell):
+                tell(epoch)
 
     def state_dict(self) -> dict[str, Any]:
-        """Where this loader is: plain JSON values, valid at any batch, on any rank.
+        """Where this loader is: plain JSON values, valid at any batch, with a pipeline on any rank."""
+        if self._planned_run is not None:
+            return self._planned_run.cursor().to_json()
+        return self._place().state(self)
 
-        Raises:
-            ConfigError: a loader without a pipeline.
-        """
-        return self._planned("state_dict").cursor().to_json()
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Go to where `state_dict` was taken: the next pass gives the rest of that epoch, with a pipeline bit by bit.
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go to where `state_dict` was taken: the next pass gives the rest of that epoch, bit by bit.
+        Without a pipeline the samples of the rest are those of the saved pass, in its order; what a dataset draws at
+        random for a sample is drawn anew. With an iterable dataset the batches before are made again and dropped.
 
         Args:
-            state: what `state_dict` returned.
+            state_dict: what `state_dict` returned.
 
         Raises:
             StateError: the state is damaged or belongs to other data, seed, batch size or pipeline.
-            ConfigError: a loader without a pipeline.
         """
-        self._planned("load_state_dict").restore(Cursor.from_json(state))
-
-    @property
-    def buckets(self) -> Buckets:
-        """The buckets, learned from the data or given."""
-        return self._planned("buckets").buckets
+        if self._planned_run is not None:
+            self._planned_run.restore(Cursor.from_json(state_dict))
+            return
+        self._place().load(self, state_dict)
 
     def plan(self, epoch: int) -> EpochPlan:
         """All global batches of an epoch, without reading a byte.
 
         Args:
             epoch: at least 0.
+
+        Raises:
+            ConfigError: a loader without a pipeline.
         """
-        return self._planned("plan").plan(epoch)
+        if self._planned_run is None:
+            raise ConfigError("DataLoader.plan needs a pipeline. Pass DataLoader(..., pipeline=Pipeline(...)).")
+        return self._planned_run.plan(epoch)
 
-    def _planned(self, name: str) -> PlannedRun:
-        if self._run is None:
-            raise ConfigError(f"DataLoader.{name} needs a pipeline. Pass DataLoader(..., pipeline=Pipeline(...)).")
-        return self._run
+    def _place(self) -> PlainPlace:
+        if self._plain_place is None:
+            self._plain_place = PlainPlace()
+        return self._plain_place
+
+    def _plain_iter(self) -> Iterator[Any]:
+        def begin(skipping: Skipping | None) -> Any:
+            if skipping is None:
+                return super(DataLoader, self).__iter__()
+            self._iterator = None  # workers that persist would walk the whole sampler
+            self._skipping = skipping
+            try:
+                return super(DataLoader, self).__iter__()
+            finally:
+                self._skipping = None
+
+        return plain_pass(self, self._place(), begin)
 
 
-def _open_source(dataset: object) -> Source:
+def open_source(dataset: Any, sizes: Any = None) -> Source:
+    """The source that a loader's `dataset` argument names.
+
+    Args:
+        dataset: shards, a Source, or a map-style dataset.
+        sizes: as for `DataLoader`.
+
+    Returns:
+        The source.
+
+    Raises:
+        ConfigError: none of these.
+    """
     if isinstance(dataset, Source):
         return dataset
     if isinstance(dataset, str | Path) or (
-        isinstance(dataset, Sequence) and all(isinstance(part, str | Path) for part in dataset)
+        isinstance(dataset, Sequence) and len(dataset) and all(isinstance(part, str | Path) for part in dataset)
     ):
         return ShardSource(dataset)
-    raise ConfigError(
-        f"with a pipeline, dataset must be shards (a path with braces or wildcards, or a list of paths) or a Source; "
-        f"got {type(dataset).__name__}"
-    )
+    return dataset_source(dataset, sizes=sizes)
+
+
+def _refuse(**arguments: object) -> None:
+    for name, value in arguments.items():
+        if value is not None:
+            raise ConfigError(
+                f"{name} has no meaning beside a pipeline, whose plan decides it; got {value!r}. Drop it."
+            )

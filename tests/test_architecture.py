@@ -25,7 +25,7 @@ MAY_IMPORT = {
     "normalize": {"errors"},
     "batch": {"errors", "geometry"},
     "pipeline": {"errors", "config", "geometry", "normalize", "plan"},
-    "runtime": {"errors", "batch", "decode", "geometry", "pipeline", "plan", "sources"},
+    "runtime": {"errors", "headers", "batch", "decode", "geometry", "pipeline", "plan", "sources"},
     "loader": {"errors", "pipeline", "plan", "runtime", "sources"},
     "schedules": {"plan"},
     "views": {"geometry"},

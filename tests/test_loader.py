@@ -258,8 +258,8 @@ def test_without_a_pipeline_it_is_pytorchs_loader() -> None:
     under_test = rf.DataLoader(dataset, 4, False)
     assert isinstance(under_test, torch.utils.data.DataLoader)
     assert [batch[0].tolist() for batch in under_test] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
-    with pytest.raises(ConfigError, match=r"DataLoader\.state_dict needs a pipeline"):
-        under_test.state_dict()
+    with pytest.raises(ConfigError, match=r"DataLoader\.plan needs a pipeline"):
+        under_test.plan(0)
 
 
 # Shutdown
@@ -413,7 +413,7 @@ def test_missing_shards_and_missing_indexes_name_the_way_out(tmp_path: Path) -> 
     ("arguments", "message"),
     [
         ({"sampler": [1]}, r"sampler has no meaning beside a pipeline, whose plan decides it; got \[1\]. Drop it."),
-        ({"collate_fn": print}, "collate_fn has no meaning beside a pipeline"),
+        ({"batch_sampler": [[1]]}, "batch_sampler has no meaning beside a pipeline"),
         ({"in_order": False}, "in_order has no meaning beside a pipeline"),
         ({"batch_size": 0}, "batch_size must be a whole number above 0, or a PixelBudget; got 0"),
         ({"batch_size": None}, "batch_size must be a whole number above 0"),
@@ -428,8 +428,8 @@ def test_arguments_without_meaning_are_refused(shards: str, arguments: dict, mes
 def test_a_pattern_without_a_pipeline_and_a_dataset_with_one_are_refused(shards: str) -> None:
     with pytest.raises(ConfigError, match="needs a pipeline"):
         rf.DataLoader(shards)
-    with pytest.raises(ConfigError, match=r"dataset must be shards .* or a Source; got ndarray"):
-        rf.DataLoader(np.zeros(3), pipeline=PIPELINE)
+    with pytest.raises(ConfigError, match="float64"):
+        next(iter(rf.DataLoader(np.zeros((3, 8, 8)), pipeline=PIPELINE)))
 
 
 @pytest.mark.parametrize("environment", [{"RANK": "1"}, {"RANK": "x", "WORLD_SIZE": "2"}])
@@ -459,3 +459,37 @@ def test_a_rank_without_a_part_of_the_short_batch_gets_an_empty_one(tmp_path: Pa
     assert [[len(batch) for batch in batches] for batches in ranks] == [[2, 0], [2, 1]]
     assert ranks[0][1].images.shape == (0, *ranks[1][1].images.shape[1:])
     assert ranks[0][1].targets.shape == (0,)
+
+
+def test_collate_fn_makes_what_the_loop_is_given(shards: str) -> None:
+    pipeline = rf.Pipeline(resolution=32, stride=8, normalize=rf.IMAGENET)
+    for workers in (0, 1):
+        for given in loader(shards, pipeline=pipeline, num_workers=workers, collate_fn=_for_a_trainer):
+            assert set(given) == {"pixel_values", "labels"}
+            assert given["pixel_values"].dtype == torch.float32
+
+
+def _for_a_trainer(batch: rf.Batch) -> dict[str, torch.Tensor]:
+    return {"pixel_values": batch.images, "labels": batch.targets}
+
+
+def test_a_loader_built_anew_from_its_parts_finishes_its_batches(shards: str) -> None:
+    pipeline = rf.Pipeline(resolution=32, stride=8, normalize=rf.IMAGENET)
+    ours = loader(shards, pipeline=pipeline)
+    plain = torch.utils.data.DataLoader(ours.dataset, batch_sampler=ours.batch_sampler, collate_fn=ours.collate_fn)
+    again = rf.DataLoader(ours.dataset, batch_sampler=ours.batch_sampler, collate_fn=ours.collate_fn)
+    expected = list(loader(shards, pipeline=pipeline))
+    for rebuilt in (plain, again):
+        for one, other in itertools.zip_longest(expected, rebuilt):
+            same(one, other)
+        ours.set_epoch(0)
+
+
+def test_even_ranks_repeat_samples_of_the_short_batch_only(shards: str) -> None:
+    alone = list(loader(shards, batch_size=12, shuffle=False))
+    ranks = [loader(shards, batch_size=4, shuffle=False, world=World(rank, 3), even=True) for rank in range(3)]
+    parts = [list(rank) for rank in ranks]
+    for together, *split in zip(alone, *parts, strict=True):
+        assert len({len(part) for part in split}) == 1
+        assert [key for part in split for key in part.keys][: len(together)] == list(together.keys)
+    assert [rank.remainder for rank in ranks] == [COUNT % 12] * 3

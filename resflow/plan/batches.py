@@ -89,11 +89,12 @@ class EpochPlan:
     def __len__(self) -> int:
         return len(self.resolutions)
 
-    def rank(self, world: World) -> RankPlan:
+    def rank(self, world: World, *, even: bool = False) -> RankPlan:
         """One rank's part of each batch.
 
         Args:
             world: the rank.
+            even: whether the short batch is filled up (see `RankPlan`).
 
         Returns:
             As many batches as the plan has, of the same shapes.
@@ -101,7 +102,7 @@ class EpochPlan:
         Raises:
             PlanError: the plan cannot be divided among so many ranks.
         """
-        return RankPlan(self, world)
+        return RankPlan(self, world, even)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -111,6 +112,8 @@ class RankPlan:
     Args:
         plan: the epoch's plan.
         world: the rank.
+        even: repeat samples at the end of a short batch until every rank has equally many, for trainers that gather
+            what the ranks computed and then cut off what was repeated.
 
     Raises:
         PlanError: the plan cannot be divided among so many ranks.
@@ -118,6 +121,7 @@ class RankPlan:
 
     plan: EpochPlan
     world: World
+    even: bool = False
 
     def __post_init__(self) -> None:
         check_world(self.plan.batch_size, self.world.size)
@@ -149,8 +153,10 @@ class RankPlan:
         if not 0 <= step < len(plan):
             raise PlanError(f"epoch {plan.epoch} has steps 0 to {len(plan) - 1}; got step {step}")
         first, end = int(plan.offsets[step]), int(plan.offsets[step + 1])
-        count, rank, ranks = end - first, self.world.rank, self.world.size
-        ids = plan.sample_ids[first + count * rank // ranks : first + count * (rank + 1) // ranks]
+        ids, rank, ranks = plan.sample_ids[first:end], self.world.rank, self.world.size
+        if self.even:
+            ids = np.resize(ids, -(-len(ids) // ranks) * ranks)
+        ids = ids[len(ids) * rank // ranks : len(ids) * (rank + 1) // ranks]
         height, width = plan.shapes[step].tolist()
         return PlannedBatch(
             plan.epoch, step, ids.astype(np.int64), (height, width), int(plan.resolutions[step]), plan.seed

@@ -7,62 +7,72 @@ shape travels with the request, and workers need to know neither the epoch nor t
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import Dataset, DistributedSampler
 
 from resflow.batch import Batch
 from resflow.errors import ResflowError, SampleError, TargetError
 from resflow.geometry import Geometry
 from resflow.pipeline import Pipeline
-from resflow.plan import EpochPlan, PlannedBatch, World
+from resflow.plan import PlannedBatch
 from resflow.plan.buckets import Sizes
+from resflow.runtime.finish import Failure
 from resflow.runtime.maker import BatchMaker
 from resflow.sources import Sample, Source
+from resflow.sources.base import NO_TARGET
+from resflow.sources.collate import collate_targets, emptied
+
+if TYPE_CHECKING:
+    from resflow.runtime.run import PlannedRun
 
 _NUMBER = re.compile(rb"\s*[+-]?\d{1,18}\s*")
 _WAY_OUT = "Name the right member in Pipeline(target=...), or None to read no targets."
 
-Planner = Callable[[int], EpochPlan]
-"""Gives the plan of an epoch."""
 
+class PlanSampler(DistributedSampler[Any]):
+    """Walks one rank's part of the plan, an epoch a pass.
 
-class PlanSampler(Sampler[Any]):
-    """Walks one rank's part of the plan, an epoch a pass, and tells the source what will be read next.
+    A DistributedSampler, so that trainers neither shard it again nor forget to tell it the epoch; it is both the
+    loader's `sampler` and its `batch_sampler`.
 
     Args:
-        planner: gives the plan of an epoch.
-        length: gives an epoch's number of batches, without planning it.
-        world: which part of each global batch is ours.
-        source: told about each batch as it is handed to a worker, ahead of its being read.
+        run: the plan and the place in it.
     """
 
-    def __init__(self, planner: Planner, length: Callable[[int], int], world: World, source: Source) -> None:
-        self._planner, self._length, self._world, self._source = planner, length, world, source
-        self.epoch = 0
-        self.start = 0
+    def __init__(self, run: PlannedRun) -> None:
+        self.run = run
+        self.num_replicas, self.rank = run.world.size, run.world.rank
+        self.even_batches = run.even
+        self.restored: int | None = None
+        self._shift = 0
+
+    @property
+    def sampler(self) -> PlanSampler:
+        """Itself, for trainers that look for a batch sampler's sampler."""
+        return self
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch of the next pass, as trainers count.
+
+        A trainer that counts from 0 again after a place was restored counts on from that place's epoch.
+
+        Args:
+            epoch: at least 0.
+        """
+        if self.restored is not None:
+            self._shift, self.restored = self.restored - epoch, None
+        self.run.set_epoch(epoch + self._shift)
 
     def __len__(self) -> int:
-        return self._length(self.epoch)
+        return self.run.length(self.run.epoch)
 
     def __iter__(self) -> Iterator[PlannedBatch]:
-        planned = self._planner(self.epoch).rank(self._world)
-        for step in range(self.start, len(planned)):
-            batch = planned.batch(step)
-            self._source.read_ahead(batch.sample_ids)
-            yield batch
-
-
-@dataclass(frozen=True, slots=True)
-class Failure:
-    """An error on its way from a worker to the loop, which raises it with its own type."""
-
-    error: ResflowError
+        return self.run.batches()
 
 
 class PlannedDataset(Dataset[Batch]):
@@ -120,13 +130,16 @@ class PlannedDataset(Dataset[Batch]):
             SampleError: an image cannot be decoded or a label cannot be read.
         """
         samples = self.source.read(planned.sample_ids)
-        target = self.pipeline.target
+        size = self._size(planned)
+        for position, sample in enumerate(samples):
+            if isinstance(sample.image, np.ndarray):  # a dataset may change sizes at random; the pixels count
+                size[position] = sample.image.shape[:2]
         return self._maker.make(
             planned,
-            self._size(planned),
+            size,
             [sample.image for sample in samples],
             [sample.key for sample in samples],
-            None if target is None else class_labels(samples, target),
+            self._targets(samples),
         )
 
     def place(self, planned: PlannedBatch) -> Geometry:
@@ -136,6 +149,17 @@ class PlannedDataset(Dataset[Batch]):
     def close(self) -> None:
         """Close the engine of this process."""
         self._maker.close()
+
+    def _targets(self, samples: list[Sample]) -> Any:
+        """The batch's targets: what the source brings, else the class that each sample's member holds."""
+        target = self.pipeline.target
+        if target is None:
+            return None
+        if not samples:  # a rank without a part in the short batch: no targets, of the kind that the others have
+            return emptied(self._targets(self.source.read(np.zeros(1, dtype=np.int64))))
+        if samples[0].target is NO_TARGET and samples[0].members:
+            return class_labels(samples, target)
+        return collate_targets(samples)
 
     def _size(self, planned: PlannedBatch) -> Sizes:
         return np.ascontiguousarray(self.source.index.size[planned.sample_ids])

@@ -2,27 +2,28 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator
-from typing import Any, TypedDict
+from typing import TypedDict
 
 import torch
 
 from resflow.batch import Batch
-from resflow.errors import ConfigError, ResflowError
+from resflow.errors import ConfigError
 from resflow.pipeline import Pipeline
 from resflow.plan import (
     Buckets,
     Cursor,
     EpochPlan,
     PixelBudget,
+    PlannedBatch,
     World,
     epoch_length,
     group_samples,
     learn_buckets,
     plan_epoch,
 )
-from resflow.runtime.planned import Failure, PlannedDataset, PlanSampler
+from resflow.runtime.finish import Failure
+from resflow.runtime.planned import PlannedDataset, PlanSampler
 from resflow.runtime.prefetch import Prefetcher
 from resflow.sources import Source
 
@@ -50,6 +51,7 @@ class PlannedRun:
         world: the rank.
         threads: decoding threads in this process.
         prefetch: batches ahead where this process decodes in a thread.
+        even: whether the short batch is filled up by repeating samples until all ranks have equally many.
 
     Raises:
         ConfigError: a batch size that is neither a positive whole number nor a budget.
@@ -68,10 +70,11 @@ class PlannedRun:
         world: World,
         threads: int,
         prefetch: int,
+        even: bool = False,
     ) -> None:
         if not isinstance(batch_size, PixelBudget) and (type(batch_size) is not int or batch_size < 1):
             raise ConfigError(f"batch_size must be a whole number above 0, or a PixelBudget; got {batch_size!r}")
-        self.pipeline, self._source, self._prefetch = pipeline, source, prefetch
+        self.pipeline, self._prefetch = pipeline, prefetch
         self._order: _Order = {
             "batch_size": batch_size if isinstance(batch_size, PixelBudget) else batch_size * world.size,
             "seed": seed,
@@ -93,9 +96,11 @@ class PlannedRun:
             max_batch=_most_samples(batch_size, self.buckets),
             threads=threads,
         )
-        self.sampler = PlanSampler(self.plan, self.length, world, source)
+        self.batch_size, self.drop_last, self.world, self.even = batch_size, drop_last, world, even
+        self.engine, self.source = engine, source
         self.epoch = self.step = self._start = 0
         self._begun = False
+        self.sampler = PlanSampler(self)
         self.length(0)  # a plan that cannot be made is refused now, not at the first pass
 
     def plan(self, epoch: int) -> EpochPlan:
@@ -111,7 +116,7 @@ class PlannedRun:
         if self._begun:
             self.set_epoch(self.epoch + 1)
         self._begun = True
-        self.step = self.sampler.start = self._start
+        self.step = self._start
 
     def advance(self, epoch: int, step: int) -> None:
         """Note that a batch was handed out."""
@@ -125,15 +130,14 @@ class PlannedRun:
 
     def cursor(self) -> Cursor:
         """The place, and what the plan was made of."""
-        batch_size = self._order["batch_size"]
         # With a pixel budget the plan depends on the number of ranks, too.
-        left_out = {"seed"} if isinstance(batch_size, PixelBudget) else {"seed", "world_size"}
+        left_out = {"seed"} if self.global_batch_size is None else {"seed", "world_size"}
         return Cursor(
             epoch=self.epoch,
             step=self.step,
             seed=self._order["seed"],
-            global_batch_size=None if isinstance(batch_size, PixelBudget) else batch_size,
-            fingerprint=self._source.index.fingerprint,
+            global_batch_size=self.global_batch_size,
+            fingerprint=self.source.index.fingerprint,
             config=self.pipeline.describe()
             | {name: repr(value) for name, value in self._order.items() if name not in left_out},
         )
@@ -142,62 +146,36 @@ class PlannedRun:
         """Go to a place that `cursor` gave, in this run or another of the same plan."""
         cursor.check(self.cursor())
         self._go(cursor.epoch, cursor.step)
+        self.sampler.restored = cursor.epoch
+
+    def batches(self) -> Iterator[PlannedBatch]:
+        """This rank's planned batches from the run's place on; the source is told what will be read next."""
+        planned = self.plan(self.epoch).rank(self.world, even=self.even)
+        return map(self._announced, map(planned.batch, range(self._start, len(planned))))
+
+    @property
+    def global_batch_size(self) -> int | None:
+        """Samples of a global batch, None with a pixel budget."""
+        batch_size = self._order["batch_size"]
+        return None if isinstance(batch_size, PixelBudget) else batch_size
+
+    def remainder(self) -> int:
+        """Samples of the epoch's last global batch where it was filled up; 0 where nothing is repeated."""
+        whole = self.global_batch_size
+        return len(self._grouping) % whole if whole and self.even and not self.drop_last else 0
 
     def prefetched(self) -> Iterator[Batch | Failure]:
         """The batches of a pass, made ahead by a thread of this process."""
         return Prefetcher(self.sampler, self.dataset.__getitems__, self._prefetch)
 
-    def on_device(self, batch: Batch) -> Batch:
-        """A batch moved to the pipeline's device and normalised there."""
-        device, normalize = self.pipeline.device, self.pipeline.normalize
-        if torch.device(device).type != "cpu":
-            batch = batch.to(device, non_blocking=True)
-        if normalize is None:
-            return batch
-        return dataclasses.replace(batch, images=normalize(batch.images, self.pipeline.dtype))
+    def _announced(self, batch: PlannedBatch) -> PlannedBatch:
+        self.source.read_ahead(batch.sample_ids)
+        return batch
 
     def _go(self, epoch: int, step: int) -> None:
-        self.epoch = self.sampler.epoch = epoch
+        self.epoch = epoch
         self.step = self._start = step
         self._begun = False
-
-
-class Pass(Iterator[Batch]):
-    """One pass over a planned loader: the batches from the run's place to the end of its epoch.
-
-    Args:
-        run: told of each batch that is handed out.
-        batches: what workers, thread or this process make.
-    """
-
-    def __init__(self, run: PlannedRun, batches: Iterator[Batch | Failure]) -> None:
-        self._run, self._batches = run, batches
-        self._epoch, self._step = run.epoch, run.step
-        self._error: ResflowError | None = None
-
-    def __next__(self) -> Batch:
-        if self._error is not None:
-            raise self._error
-        try:
-            result = next(self._batches)
-        except StopIteration:
-            self._run.set_epoch(self._epoch + 1)
-            raise
-        if isinstance(result, Failure):
-            self._error = result.error
-            self._batches = iter(())  # lets go of the workers
-            raise result.error
-        self._step += 1
-        self._run.advance(self._epoch, self._step)
-        return self._run.on_device(result)
-
-    def __len__(self) -> int:
-        return self._run.length(self._epoch) - self._step
-
-
-def as_it_is(batch: Any) -> Any:
-    """A collate function for batches that come whole."""
-    return batch
 
 
 def _buckets(pipeline: Pipeline, source: Source) -> Buckets:
