@@ -81,8 +81,10 @@ class StreamRun:
         if not isinstance(batch_size, PixelBudget) and (type(batch_size) is not int or batch_size < 1):
             raise ConfigError(f"batch_size must be a whole number above 0, or a PixelBudget; got {batch_size!r}")
         self.pipeline, self._prefetch = pipeline, prefetch
+        self.batch_size, self.drop_last = batch_size, drop_last
         on_gpu = torch.device(pipeline.device).type == "cuda"
         engine = pipeline.engine if pipeline.engine != "auto" else ("dali" if on_gpu else "turbo")
+        self.engine = engine
         self.in_this_process = on_gpu and engine == "dali"
         """Whether a thread of this process makes the batches, so that the loader needs no workers."""
         self.workers = 0 if self.in_this_process else workers
@@ -114,6 +116,16 @@ class StreamRun:
         self.place = Place.start(max(1, self.workers))
         self._begun = False
         self._told: Buckets | int | None = None
+
+    @property
+    def global_batch_size(self) -> int | None:
+        """Samples of a batch over all ranks, None with a pixel budget."""
+        size = self._settings.batch_size
+        return None if isinstance(size, PixelBudget) else size * self._settings.world.size
+
+    def remainder(self) -> int:
+        """0: nothing is repeated."""
+        return 0
 
     @property
     def buckets(self) -> Buckets | None:
@@ -215,6 +227,17 @@ class StreamRun:
             self.dataset.buckets = buckets
         self.epoch, self.place, self._begun = cursor.epoch, place, False
 
+    def steps_left(self) -> None:
+        """None: how many batches a stream has shows at its end."""
+
+    def walk(self, items: Iterator[Tagged]) -> Iterator[Batch]:
+        """A pass's batches in their order, each counted as it is handed out.
+
+        Args:
+            items: what workers, thread or this process make.
+        """
+        return StreamPass(self, items)
+
     def prefetched(self) -> Iterator[Tagged]:
         """The batches of a pass, made ahead by a thread of this process."""
         return Prefetcher(self.dataset.requests(), self.dataset.make, self._prefetch)
@@ -236,7 +259,7 @@ class StreamRun:
             epoch=self.epoch,
             step=sum(self.place.handed),
             seed=settings.seed,
-            global_batch_size=None if isinstance(batch_size, PixelBudget) else batch_size * world.size,
+            global_batch_size=self.global_batch_size,
             fingerprint=fingerprint
             if isinstance(fingerprint, str)
             else f"{type(stream).__module__}.{type(stream).__qualname__}",
@@ -273,7 +296,7 @@ class StreamPass(Iterator[Any]):
         self._epoch, self._place = run.epoch, run.place
         self._queues: list[deque[Tagged]] = [deque() for _ in self._place.handed]
         self._live = set(range(len(self._queues)))
-        self._error: ResflowError | None = None
+        self._error: Exception | None = None
 
     def __next__(self) -> Any:
         if self._error is not None:
@@ -281,7 +304,7 @@ class StreamPass(Iterator[Any]):
         try:
             batch = self._next()
             return batch if self._finish is None else self._finish(batch)
-        except ResflowError as error:
+        except Exception as error:  # the end of the stream among them: what ended the pass is what comes again
             self._error = error
             self._items = iter(())  # lets go of the workers
             raise

@@ -19,6 +19,7 @@ from PIL import Image
 import resflow as rf
 from resflow.errors import ConfigError, DecodeError, HeaderError, PlanError, StateError, TargetError
 from resflow.plan import World
+from resflow.runtime.stream import BucketedStream
 from resflow.runtime.stream_run import StreamPass, StreamRun
 from resflow.sources.stream import ShardStream
 from tests.shards import jpeg, make_shards
@@ -30,10 +31,6 @@ PIPELINE = rf.Pipeline(
     stride=8,
     views=[rf.views.RandomResizedCrop(scale=(0.3, 1.0)), rf.views.HorizontalFlip()],
 )
-
-
-def as_it_is(item: Any) -> Any:
-    return item
 
 
 class Loader(torch.utils.data.DataLoader):
@@ -57,9 +54,7 @@ class Loader(torch.utils.data.DataLoader):
             stream, pipeline, batch_size=batch_size, drop_last=drop_last, seed=seed, world=world, workers=workers,
             threads=1, prefetch=2, epoch_size=epoch_size, learn=learn,
         )  # fmt: skip
-        super().__init__(
-            self.run.dataset, batch_size=None, num_workers=self.run.workers, collate_fn=as_it_is, **options
-        )
+        super().__init__(self.run.dataset, batch_size=None, num_workers=self.run.workers, **options)
 
     def __iter__(self) -> Any:
         if self.run.begin(worker_init_fn=self.worker_init_fn, multiprocessing_context=self.multiprocessing_context):
@@ -375,8 +370,6 @@ def test_two_passes_at_once_over_persistent_workers_are_not_mixed_up() -> None:
 
 
 def test_other_buckets_in_a_state_replace_living_workers() -> None:
-    other = Loader(Numbers(), workers=2, learn=60)
-    other.run._settings = Loader(Numbers()).run._settings
     under_test = Loader(Numbers(), workers=2, persistent_workers=True)
     whole = list(under_test)
     state = under_test.run.state()
@@ -390,6 +383,78 @@ def test_other_buckets_in_a_state_replace_living_workers() -> None:
     shapes = {tuple(batch.images.shape[2:]) for batch in under_test}
     assert shapes == {(32, 32)}
     assert len({tuple(batch.images.shape[2:]) for batch in whole}) > 1
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_error_of_the_streams_own_code_comes_as_it_is_and_comes_again(workers: int) -> None:
+    batches = iter(Loader(_Iterable(_breaks), workers=workers))
+    for _ in range(2):
+        with pytest.raises(LookupError, match="out of cheese"):
+            list(batches)
+
+
+def _breaks() -> Iterator[tuple[bytes, int]]:
+    info = torch.utils.data.get_worker_info()
+    if info is None or not isinstance(info.dataset, BucketedStream):
+        yield from ((jpeg(20, 20), number) for number in range(30))
+    else:
+        yield jpeg(20, 20), 0
+    raise LookupError("out of cheese")
+
+
+def test_an_ended_pass_stays_ended_and_the_next_epoch_comes_once() -> None:
+    under_test = Loader(Numbers())
+    batches = iter(under_test)
+    assert len(list(batches)) > 1
+    assert list(batches) == []
+    assert under_test.run.epoch == 1
+
+
+def test_no_samples_are_no_batches() -> None:
+    for workers in (0, 2):
+        under_test = Loader(_Iterable(_nothing), workers=workers)
+        assert list(under_test) == []
+        assert under_test.run.buckets is None
+
+
+def _nothing() -> Iterator[Any]:
+    return iter(())
+
+
+def test_a_thread_of_this_process_makes_the_same_batches() -> None:
+    expected = list(Loader(Numbers()))
+    run = Loader(Numbers()).run
+    run.begin()
+    halved = StreamPass(run, run.prefetched(), lambda batch: (batch, len(batch)))
+    for (batch, count), other in itertools.zip_longest(halved, expected):
+        same(batch, other)
+        assert count == len(batch)
+
+
+def test_workers_that_are_started_anew_resume_too(shards: str) -> None:
+    reference = Loader(ShardStream(shards, shuffle=True), workers=1)
+    batches = iter(reference)
+    next(batches), next(batches)
+    state = reference.run.state()
+    resumed = Loader(ShardStream(shards, shuffle=True), workers=1, multiprocessing_context="spawn")
+    resumed.run.restore(state)
+    for one, other in itertools.zip_longest(resumed, batches):
+        same(one, other)
+
+
+def test_uneven_workers_are_taken_in_turn_and_little_waits() -> None:
+    """Worker 1 has three times as many samples as worker 0; the order does not depend on who is fast."""
+    under_test = Loader(Numbers(200), workers=2, prefetch_factor=2)
+    under_test.run.begin()
+    one_pass = StreamPass(under_test.run, iter(torch.utils.data.DataLoader.__iter__(under_test)))
+    order, most = [], 0
+    for batch in one_pass:
+        order.append(int(batch.sample_ids[0]) % 2)
+        most = max(most, sum(map(len, one_pass._queues)))
+    turns = order.count(0)
+    assert order == [0, 1] * turns + [1] * (len(order) - 2 * turns)
+    assert len(order) > 3 * turns
+    assert most <= 2 * 2
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 3])
