@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -12,18 +12,20 @@ import torch.utils.data
 
 from resflow.errors import ConfigError
 from resflow.pipeline import Pipeline
-from resflow.plan import Buckets, Cursor, EpochPlan, PixelBudget, World
+from resflow.plan import Buckets, EpochPlan, PixelBudget, World
 from resflow.runtime.finish import Finish, as_it_is
 from resflow.runtime.loop import Loop
+from resflow.runtime.opening import open_run
 from resflow.runtime.plain import PlainPlace, Skipping, plain_pass
 from resflow.runtime.planned import PlanSampler
 from resflow.runtime.run import PlannedRun
+from resflow.runtime.stream_run import StreamRun
 from resflow.runtime.workers import WorkerInit
 from resflow.runtime.world import current_world
-from resflow.sources import ShardSource, Source
-from resflow.sources.recognised import dataset_source
 
 _PREFETCH = 2  # PyTorch's default: batches ahead for each worker
+
+_OF_A_RUN = {"epoch": "epoch", "buckets": "buckets", "total_batch_size": "global_batch_size"}
 
 T_co = TypeVar("T_co", covariant=True)
 
@@ -38,8 +40,10 @@ class DataLoader(torch.utils.data.DataLoader[T_co], Generic[T_co]):
 
     Args:
         dataset: without `pipeline`, any PyTorch dataset. With one: shards (a path with braces or wildcards, or a list
-            of paths; `resflow index` must have indexed them), any `resflow.sources.Source`, or a map-style dataset
-            whose items are (image, target), the image a path, encoded bytes, a PIL image, an array or a tensor.
+            of paths; `resflow index` must have indexed them), any `resflow.sources.Source`, or a dataset whose items
+            are (image, target), the image a path, encoded bytes, a PIL image, an array or a tensor. Iterable datasets,
+            webdataset's pipelines and shards at a URL without an index are streams: what they can promise is told in
+            docs/ordering.md.
         batch_size: samples in a rank's batch; or, with a pipeline, a `PixelBudget`.
         shuffle: whether samples and batches come in an order drawn anew for each epoch.
         sampler: PyTorch's; not beside a pipeline.
@@ -75,9 +79,9 @@ class DataLoader(torch.utils.data.DataLoader[T_co], Generic[T_co]):
     epoch: int
     """The epoch of the next pass, or of the one under way (with a pipeline)."""
     buckets: Buckets
-    """The buckets, learned from the data or given (with a pipeline)."""
+    """The buckets, learned from the data or given (with a pipeline; None until a stream's first pass)."""
 
-    _planned_run: PlannedRun | None = None
+    _resflow_run: PlannedRun | StreamRun | None = None
     _plain_place: PlainPlace | None = None
     _skipping: Skipping | None = None
 
@@ -114,6 +118,7 @@ class DataLoader(torch.utils.data.DataLoader[T_co], Generic[T_co]):
             "generator": generator,
             "pin_memory_device": pin_memory_device,
         }
+        run: PlannedRun | StreamRun
         if isinstance(batch_sampler, PlanSampler):  # a trainer builds the loader anew from its parts
             run = batch_sampler.run
         elif pipeline is None:
@@ -130,25 +135,28 @@ class DataLoader(torch.utils.data.DataLoader[T_co], Generic[T_co]):
             return
         else:
             _refuse(sampler=sampler, batch_sampler=batch_sampler, in_order=None if in_order else in_order)
-            run = PlannedRun(
-                open_source(dataset, sizes),
+            run = open_run(
+                dataset,
                 pipeline,
                 batch_size=batch_size,
                 shuffle=bool(shuffle),
                 drop_last=drop_last,
                 seed=seed,
                 world=world or current_world(),
-                threads=num_workers or torch.get_num_threads(),
+                workers=num_workers,
                 prefetch=num_workers * (prefetch_factor or _PREFETCH) or _PREFETCH,
                 even=even,
+                sizes=sizes,
             )
         if run.in_this_process:
             num_workers, prefetch_factor, persistent_workers = 0, None, False
         finish: Any = collate_fn if isinstance(collate_fn, Finish) else Finish(run.pipeline, collate_fn)
-        parts: Any = run.dataset  # of batches, where PyTorch's types expect samples
+        batches: Any = run.dataset  # of batches, where PyTorch's types expect samples
+        planned = isinstance(run, PlannedRun)
         super().__init__(
-            parts,
-            batch_sampler=run.sampler,
+            batches,
+            batch_size=1 if planned else None,
+            batch_sampler=run.sampler if isinstance(run, PlannedRun) else None,
             num_workers=num_workers,
             collate_fn=finish,
             worker_init_fn=worker_init_fn if isinstance(worker_init_fn, WorkerInit) else WorkerInit(worker_init_fn),
@@ -157,39 +165,48 @@ class DataLoader(torch.utils.data.DataLoader[T_co], Generic[T_co]):
             **kept,
         )
         # PyTorch forgets these beside a batch sampler, and trainers ask for them.
-        for name, value in (
-            ("sampler", run.sampler),
-            ("batch_size", None if isinstance(run.batch_size, PixelBudget) else run.batch_size),
-            ("drop_last", run.drop_last),
-        ):
+        size = run.batch_size
+        known: dict[str, Any] = {"batch_size": size if isinstance(size, int) else None, "drop_last": run.drop_last}
+        known |= {"sampler": run.sampler} if isinstance(run, PlannedRun) else {}
+        for name, value in known.items():
             object.__setattr__(self, name, value)
-        self._planned_run = run
+        self._resflow_run = run
         self._is_accelerate_prepared = True  # sharded, ordered and on its device already
         self.use_stateful_dataloader = True
         self.end_of_dataloader, self.remainder = False, run.remainder()
 
     def __iter__(self) -> Any:
-        run = self._planned_run
+        run = self._resflow_run
         if run is None:
             return self._plain_iter()
-        run.begin()
+        start = {name: getattr(self, name) for name in ("worker_init_fn", "multiprocessing_context", "timeout")}
+        if run.begin(**start):
+            self._iterator = None  # what its workers were told does not hold any more
+        steps = run.steps_left()
         if run.in_this_process:
-            return Loop(self, run, run.prefetched())
+            return Loop(self, run.walk(run.prefetched()), steps)
         if self.num_workers:
-            # Workers inherit or find compiled what this process has loaded.
+            # Workers inherit, or find compiled, what this process has loaded.
             importlib.import_module(f"resflow.decode.{run.engine}")
         finish, self.collate_fn = self.collate_fn, as_it_is  # finished in this process, by the loop
         try:
             batches = super().__iter__()
         finally:
             self.collate_fn = finish
-        return Loop(self, run, batches)
+        return Loop(self, run.walk(batches), steps)
+
+    def __len__(self) -> int:
+        if isinstance(self._resflow_run, StreamRun):
+            raise TypeError(
+                "a stream's number of batches is not known before its end; index the shards (resflow index) for an "
+                "exact length"
+            )
+        return super().__len__()
 
     def __getattr__(self, name: str) -> Any:
         # Given by no attribute, so that without a pipeline PyTorch's own surface is all there is.
-        run = self._planned_run
-        if run is not None and name in ("epoch", "buckets", "total_batch_size"):
-            return {"epoch": run.epoch, "buckets": run.buckets, "total_batch_size": run.global_batch_size}[name]
+        if name in _OF_A_RUN and self._resflow_run is not None:
+            return getattr(self._resflow_run, _OF_A_RUN[name])
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
     @property
@@ -210,8 +227,8 @@ class DataLoader(torch.utils.data.DataLoader[T_co], Generic[T_co]):
         Raises:
             ConfigError: a negative epoch.
         """
-        if self._planned_run is not None:
-            self._planned_run.set_epoch(epoch)
+        if self._resflow_run is not None:
+            self._resflow_run.set_epoch(epoch)
             return
         parts = (self.sampler, self.batch_sampler, getattr(self.batch_sampler, "sampler", None), self.dataset)
         for part in {id(part): part for part in parts}.values():
@@ -220,9 +237,9 @@ class DataLoader(torch.utils.data.DataLoader[T_co], Generic[T_co]):
                 tell(epoch)
 
     def state_dict(self) -> dict[str, Any]:
-        """Where this loader is: plain JSON values, valid at any batch, with a pipeline on any rank."""
-        if self._planned_run is not None:
-            return self._planned_run.cursor().to_json()
+        """Where this loader is: plain JSON values, valid at any batch, with a plan on any rank."""
+        if self._resflow_run is not None:
+            return self._resflow_run.state()
         return self._place().state(self)
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
@@ -237,8 +254,8 @@ class DataLoader(torch.utils.data.DataLoader[T_co], Generic[T_co]):
         Raises:
             StateError: the state is damaged or belongs to other data, seed, batch size or pipeline.
         """
-        if self._planned_run is not None:
-            self._planned_run.restore(Cursor.from_json(state_dict))
+        if self._resflow_run is not None:
+            self._resflow_run.restore(state_dict)
             return
         self._place().load(self, state_dict)
 
@@ -249,11 +266,14 @@ class DataLoader(torch.utils.data.DataLoader[T_co], Generic[T_co]):
             epoch: at least 0.
 
         Raises:
-            ConfigError: a loader without a pipeline.
+            ConfigError: a loader without a pipeline, or over a stream.
         """
-        if self._planned_run is None:
-            raise ConfigError("DataLoader.plan needs a pipeline. Pass DataLoader(..., pipeline=Pipeline(...)).")
-        return self._planned_run.plan(epoch)
+        if not isinstance(self._resflow_run, PlannedRun):
+            raise ConfigError(
+                "DataLoader.plan needs a pipeline and data of known sizes. Pass DataLoader(..., "
+                "pipeline=Pipeline(...)), and index shards with `resflow index`."
+            )
+        return self._resflow_run.plan(epoch)
 
     def _place(self) -> PlainPlace:
         if self._plain_place is None:
@@ -272,28 +292,6 @@ class DataLoader(torch.utils.data.DataLoader[T_co], Generic[T_co]):
                 self._skipping = None
 
         return plain_pass(self, self._place(), begin)
-
-
-def open_source(dataset: Any, sizes: Any = None) -> Source:
-    """The source that a loader's `dataset` argument names.
-
-    Args:
-        dataset: shards, a Source, or a map-style dataset.
-        sizes: as for `DataLoader`.
-
-    Returns:
-        The source.
-
-    Raises:
-        ConfigError: none of these.
-    """
-    if isinstance(dataset, Source):
-        return dataset
-    if isinstance(dataset, str | Path) or (
-        isinstance(dataset, Sequence) and len(dataset) and all(isinstance(part, str | Path) for part in dataset)
-    ):
-        return ShardSource(dataset)
-    return dataset_source(dataset, sizes=sizes)
 
 
 def _refuse(**arguments: object) -> None:

@@ -1,36 +1,32 @@
-"""One loop over a planned loader."""
+"""One loop over a loader with a pipeline."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from resflow.batch import Batch
 from resflow.errors import ResflowError
 from resflow.runtime.trainers import TrackedLoop
 from resflow.runtime.workers import raise_worker_error
 
-if TYPE_CHECKING:
-    from resflow.runtime.run import PlannedRun
-
 
 class Loop(Iterator[Any]):
-    """The batches from the run's place to the end of its epoch, finished and counted as they are handed out.
+    """Finishes a pass's batches as they are handed out, and lets go of the workers at its end.
+
+    An error is raised again at each further step, so that a loop that caught it cannot go on past what is missing.
 
     Args:
         loader: the loader; its `collate_fn` finishes a batch.
-        run: told of each batch that is handed out.
-        batches: what workers, thread or this process make.
+        batches: the pass, uint8.
+        steps: how many batches the pass has, where that is known.
     """
 
-    def __init__(self, loader: Any, run: PlannedRun, batches: Iterator[Any]) -> None:
-        self._loader, self._run = loader, run
-        self._batches: Iterator[Any] | None = batches
-        self._epoch, self._step, self._steps = run.epoch, run.step, run.length(run.epoch)
+    def __init__(self, loader: Any, batches: Iterator[Batch], steps: int | None) -> None:
+        self._loader, self._left = loader, steps
+        self._batches: Iterator[Batch] | None = batches
         self._error: ResflowError | None = None
         self._tracked = TrackedLoop(loader)
-
-    def __len__(self) -> int:
-        return self._steps - self._step
 
     def __next__(self) -> Any:
         if self._error is not None:
@@ -41,17 +37,21 @@ class Loop(Iterator[Any]):
             batch = self._loader.collate_fn(self._next(self._batches))
         except StopIteration:
             self.close()
-            self._run.set_epoch(self._epoch + 1)
             raise
         except ResflowError as error:
             self._error = error
             self.close()
             self._loader._iterator = None  # workers that persist may be the dead ones
             raise
-        self._step += 1
-        self._run.advance(self._epoch, self._step)
-        self._loader.end_of_dataloader = self._step == self._steps
+        if self._left is not None:
+            self._left -= 1
+            self._loader.end_of_dataloader = self._left == 0
         return batch
+
+    def __len__(self) -> int:
+        if self._left is None:
+            raise TypeError("the number of batches of a stream is not known before its end")
+        return self._left
 
     def close(self) -> None:
         """Let go of the workers; harmless when repeated."""
@@ -64,8 +64,10 @@ class Loop(Iterator[Any]):
             tracked.close()
 
     @staticmethod
-    def _next(batches: Iterator[Any]) -> Any:
+    def _next(batches: Iterator[Batch]) -> Batch:
         try:
             return next(batches)
+        except ResflowError:
+            raise
         except RuntimeError as error:
             raise_worker_error(error)

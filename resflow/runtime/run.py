@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TypedDict
+from collections.abc import Iterator, Mapping
+from typing import Any, TypedDict
 
 import torch
 
@@ -111,12 +111,17 @@ class PlannedRun:
         """Batches of an epoch."""
         return epoch_length(self._grouping, self.pipeline.schedule, epoch=epoch, **self._order)
 
-    def begin(self) -> None:
-        """Start a pass: the rest of a restored epoch, the epoch that was set, or the one after the last pass."""
+    def begin(self, **_options: Any) -> bool:
+        """Start a pass: the rest of a restored epoch, the epoch that was set, or the one after the last pass.
+
+        Returns:
+            False: workers that persist learn all they need from the requests.
+        """
         if self._begun:
             self.set_epoch(self.epoch + 1)
         self._begun = True
         self.step = self._start
+        return False
 
     def advance(self, epoch: int, step: int) -> None:
         """Note that a batch was handed out."""
@@ -128,8 +133,11 @@ class PlannedRun:
             raise ConfigError(f"epoch must be a whole number of at least 0; got {epoch!r}")
         self._go(epoch, self._start if epoch == self.epoch and not self._begun else 0)
 
-    def cursor(self) -> Cursor:
-        """The place, and what the plan was made of."""
+    def state(self) -> dict[str, object]:
+        """The place, and what the plan was made of: plain JSON values, the same on every rank."""
+        return self._cursor().to_json()
+
+    def _cursor(self) -> Cursor:
         # With a pixel budget the plan depends on the number of ranks, too.
         left_out = {"seed"} if self.global_batch_size is None else {"seed", "world_size"}
         return Cursor(
@@ -142,9 +150,17 @@ class PlannedRun:
             | {name: repr(value) for name, value in self._order.items() if name not in left_out},
         )
 
-    def restore(self, cursor: Cursor) -> None:
-        """Go to a place that `cursor` gave, in this run or another of the same plan."""
-        cursor.check(self.cursor())
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go to a place that `state` gave, in this run or another of the same plan.
+
+        Args:
+            state: what `state` gave.
+
+        Raises:
+            StateError: it is damaged, or belongs to another plan.
+        """
+        cursor = Cursor.from_json(state)
+        cursor.check(self._cursor())
         self._go(cursor.epoch, cursor.step)
         self.sampler.restored = cursor.epoch
 
@@ -164,6 +180,18 @@ class PlannedRun:
         whole = self.global_batch_size
         return len(self._grouping) % whole if whole and self.even and not self.drop_last else 0
 
+    def steps_left(self) -> int:
+        """Batches from the run's place to the end of its epoch."""
+        return self.length(self.epoch) - self.step
+
+    def walk(self, batches: Iterator[Any]) -> Iterator[Batch]:
+        """A pass's batches, each counted as it is handed out.
+
+        Args:
+            batches: what workers, thread or this process make.
+        """
+        return _Walk(self, batches)
+
     def prefetched(self) -> Iterator[Batch | Failure]:
         """The batches of a pass, made ahead by a thread of this process."""
         return Prefetcher(self.sampler, self.dataset.__getitems__, self._prefetch)
@@ -176,6 +204,26 @@ class PlannedRun:
         self.epoch = epoch
         self.step = self._start = step
         self._begun = False
+
+
+class _Walk(Iterator[Batch]):
+    """One pass: counts batches, raises what went wrong in a worker, moves to the next epoch at the end."""
+
+    def __init__(self, run: PlannedRun, batches: Iterator[Batch | Failure]) -> None:
+        self._run, self._batches = run, batches
+        self._epoch, self._step = run.epoch, run.step
+
+    def __next__(self) -> Batch:
+        try:
+            batch = next(self._batches)
+        except StopIteration:
+            self._run.set_epoch(self._epoch + 1)
+            raise
+        if isinstance(batch, Failure):
+            raise batch.error
+        self._step += 1
+        self._run.advance(self._epoch, self._step)
+        return batch
 
 
 def _buckets(pipeline: Pipeline, source: Source) -> Buckets:

@@ -230,7 +230,7 @@ class StreamRun:
     def steps_left(self) -> None:
         """None: how many batches a stream has shows at its end."""
 
-    def walk(self, items: Iterator[Tagged]) -> Iterator[Batch]:
+    def walk(self, items: Iterator[Any]) -> Iterator[Batch]:
         """A pass's batches in their order, each counted as it is handed out.
 
         Args:

@@ -110,6 +110,11 @@ class ShardStream(torch.utils.data.IterableDataset[Sample]):
         return _mixed(samples, self._shuffle_buffer, bits(self._seed, self.epoch, _SAMPLES + part))
 
 
+def is_remote(shard: object) -> bool:
+    """Whether a shard is named by a URL rather than a path."""
+    return isinstance(shard, str) and _URL.match(shard) is not None
+
+
 def stream_names(shards: Shards) -> tuple[str, ...]:
     """Paths and URLs of shards, braces and local wildcards expanded.
 
@@ -129,7 +134,7 @@ def stream_names(shards: Shards) -> tuple[str, ...]:
                 f"{part!r} would be run by a shell, which Resflow does not do. Name a URL, or pass a "
                 "webdataset.WebDataset that you built of it as the dataset."
             )
-        if not isinstance(part, str) or not _URL.match(part):
+        if not isinstance(part, str) or not is_remote(part):
             names.extend(map(str, shard_paths([part])))
             continue
         try:
@@ -230,18 +235,18 @@ class _Forward:
         except self._failures as error:
             status = getattr(error, "status", None)
             reason = f"HTTP status {status}" if status else getattr(error, "strerror", None) or str(error)
-            if isinstance(error, FileNotFoundError) and _URL.match(self._shard):
+            if isinstance(error, FileNotFoundError) and is_remote(self._shard):
                 reason = "there is no such file (HTTP status 404)" if _is_http(self._shard) else "there is no such file"
             raise ShardError(
                 f"cannot be read: {reason or type(error).__name__} ({type(error).__name__}). Check the "
-                f"{'address and the connection' if _URL.match(self._shard) else 'path and the disk'}; a resumed "
+                f"{'address and the connection' if is_remote(self._shard) else 'path and the disk'}; a resumed "
                 "loader goes on from the last batch it gave.",
                 shard=self._shard,
                 offset=self._position,
             ) from error
 
     def _open(self) -> BinaryIO:
-        if not _URL.match(self._shard):
+        if not is_remote(self._shard):
             return open(self._shard, "rb", buffering=_CHUNK)  # noqa: PTH123 (closed by close())
         try:
             import fsspec  # type: ignore[import-untyped]

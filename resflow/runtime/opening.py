@@ -1,0 +1,99 @@
+"""From a loader's `dataset` argument to its run: a plan where sizes can be known, else a stream."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.data import IterableDataset
+
+from resflow.errors import ConfigError
+from resflow.pipeline import Pipeline
+from resflow.plan import PixelBudget, World
+from resflow.runtime.run import PlannedRun
+from resflow.runtime.stream_run import StreamRun
+from resflow.sources import ShardSource, Source
+from resflow.sources.recognised import dataset_source
+from resflow.sources.stream import ShardStream, is_remote
+
+
+def open_run(
+    dataset: Any,
+    pipeline: Pipeline,
+    *,
+    batch_size: int | PixelBudget | None,
+    shuffle: bool,
+    drop_last: bool,
+    seed: int,
+    world: World,
+    workers: int,
+    prefetch: int,
+    even: bool,
+    sizes: Any,
+) -> PlannedRun | StreamRun:
+    """The run of a loader.
+
+    Args:
+        dataset: shards, a Source, a map-style or an iterable dataset.
+        pipeline: what is done to samples.
+        batch_size: samples in a rank's batch, or a pixel budget.
+        shuffle: whether each epoch has an order of its own.
+        drop_last: whether samples are left out rather than a batch be short.
+        seed: everything random follows from it.
+        world: the rank.
+        workers: worker processes.
+        prefetch: batches ahead where this process decodes in a thread.
+        even: whether the short batch is filled up for all ranks.
+        sizes: of a map-style dataset's images, if they are known.
+
+    Returns:
+        A run over a plan; over a stream for iterable datasets and for shards at a URL that have no index.
+
+    Raises:
+        ConfigError: `dataset` is none of these, or an argument does not go with it.
+    """
+    data = _open(dataset, sizes, shuffle=shuffle, seed=seed, world=world)
+    threads = workers or torch.get_num_threads()
+    if isinstance(data, Source):
+        return PlannedRun(
+            data,
+            pipeline,
+            batch_size=batch_size,
+            shuffle=shuffle,
+            drop_last=drop_last,
+            seed=seed,
+            world=world,
+            threads=threads,
+            prefetch=prefetch,
+            even=even,
+        )
+    for name, given in (("shuffle", shuffle and data is dataset), ("even", even), ("sizes", sizes is not None)):
+        if given:
+            raise ConfigError(
+                f"{name} has no meaning for a stream, which comes in its own order and is not known ahead; "
+                f"got {type(dataset).__name__}. Drop it, shuffle in the dataset itself, or use a map-style dataset."
+            )
+    return StreamRun(
+        data,
+        pipeline,
+        batch_size=batch_size,
+        drop_last=drop_last,
+        seed=seed,
+        world=world,
+        workers=workers,
+        threads=threads,
+        prefetch=prefetch,
+    )
+
+
+def _open(dataset: Any, sizes: Any, *, shuffle: bool, seed: int, world: World) -> Source | Iterable[Any]:
+    if isinstance(dataset, Source | IterableDataset):
+        return dataset
+    names = [dataset] if isinstance(dataset, str | Path) else dataset
+    if isinstance(names, Sequence) and len(names) and all(isinstance(name, str | Path) for name in names):
+        if any(is_remote(name) for name in names):
+            return ShardStream(dataset, shuffle=shuffle, seed=seed, world=world)
+        return ShardSource(dataset)
+    return dataset_source(dataset, sizes=sizes)

@@ -1,0 +1,138 @@
+"""A loader over what comes as a stream: iterable datasets, webdataset's pipelines, shards at a URL."""
+
+from __future__ import annotations
+
+import functools
+import gc
+import http.server
+import itertools
+import json
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+import torch.utils.data
+import webdataset as wds
+
+import resflow as rf
+from resflow.errors import ConfigError, ShardError, StateError
+from tests.shards import jpeg, make_shards
+
+COUNT = 53
+PIPELINE = rf.Pipeline(
+    resolution=rf.schedules.Steps({0: 32, 1: 48}), buckets=3, stride=8, views=[rf.views.HorizontalFlip()]
+)
+
+
+class Pictures(torch.utils.data.IterableDataset):
+    """Encoded pictures with their number as the target, dealt to the workers in turn."""
+
+    def __iter__(self) -> Iterator[tuple[bytes, int]]:
+        info = torch.utils.data.get_worker_info()
+        first, step = (0, 1) if info is None else (info.id, info.num_workers)
+        for number in range(first, COUNT, step):
+            yield jpeg(40 + number % 7 * 9, 90 - number % 5 * 11, number), number
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return make_shards(tmp_path_factory.mktemp("stream"), COUNT, per_shard=14)
+
+
+@pytest.fixture(scope="module")
+def url(shards: str) -> Iterator[str]:
+    folder, name = str(Path(shards).parent), Path(shards).name
+    handler = functools.partial(_Quiet, directory=folder)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/{name}"
+        server.shutdown()
+
+
+class _Quiet(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *_arguments: object) -> None:
+        pass
+
+
+def loader(dataset: object, workers: int = 0, **arguments) -> rf.DataLoader:
+    return rf.DataLoader(dataset, batch_size=6, num_workers=workers, pipeline=PIPELINE, **arguments)
+
+
+def check_pass(batches: list[rf.Batch], resolution: int, streams: int) -> None:
+    assert Counter(target for batch in batches for target in batch.targets.tolist()) == Counter(range(COUNT))
+    assert sum(len(batch) < 6 for batch in batches) <= streams
+    for batch in batches:
+        assert batch.resolution == resolution
+        assert batch.images.dtype == torch.uint8
+        assert len({*batch.images.shape[2:]} | {8}) <= 3
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_an_iterable_dataset_comes_in_batches_of_one_shape(workers: int) -> None:
+    under_test = loader(Pictures(), workers)
+    check_pass(list(under_test), 32, max(1, workers))
+    check_pass(list(under_test), 48, max(1, workers))
+    with pytest.raises(TypeError, match="number of batches is not known before its end"):
+        len(under_test)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_resume_at_every_batch_gives_the_rest_bit_by_bit(workers: int) -> None:
+    reference = loader(Pictures(), workers)
+    whole, states = [], []
+    for _ in range(2):
+        for batch in reference:
+            whole.append(batch)
+            states.append(json.loads(json.dumps(reference.state_dict())))
+    for position, state in enumerate(states[:-1], 1):
+        resumed = loader(Pictures(), workers)
+        resumed.load_state_dict(state)
+        rest = whole[position : position + 9]
+        passes = itertools.chain.from_iterable(itertools.repeat(resumed))
+        for one, other in zip(rest, itertools.islice(passes, len(rest)), strict=True):
+            assert torch.equal(one.images, other.images)
+            assert torch.equal(one.targets, other.targets)
+            assert torch.equal(one.transform, other.transform)
+
+
+# webdataset leaves the closing of its files to the garbage collector.
+@pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_webdataset_pipeline_is_taken_as_it_is(shards: str, workers: int) -> None:
+    dataset = wds.WebDataset(shards, shardshuffle=False)
+    batches = list(loader(dataset, workers))
+    assert Counter(key for batch in batches for key in batch.keys) == Counter(f"{i:05d}" for i in range(COUNT))
+    decoded = wds.WebDataset(shards, shardshuffle=False).decode("pil").to_tuple("jpg", "cls")
+    assert sum(len(batch) for batch in loader(decoded, workers)) == COUNT
+    gc.collect()
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_shards_at_a_url_stream_without_an_index(shards: str, url: str, workers: int) -> None:
+    batches = list(loader(url, workers, shuffle=True))
+    assert Counter(key for batch in batches for key in batch.keys) == Counter(f"{i:05d}" for i in range(COUNT))
+    for batch in batches:
+        assert batch.targets.tolist() == [int(key) % 7 for key in batch.keys]
+
+
+def test_a_missing_shard_at_a_url_is_named(url: str) -> None:
+    with pytest.raises(ShardError, match=r"http://127\.0\.0\.1:\d+/train-000004\.tar at byte 0"):
+        list(loader(url.replace("{000000..000003}", "{000000..000009}")))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [({"shuffle": True}, "shuffle has no meaning for a stream"), ({"even": True}, "even has no meaning for a stream")],
+)
+def test_arguments_without_meaning_for_a_stream_are_refused(arguments: dict, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        loader(Pictures(), **arguments)
+
+
+def test_a_state_of_a_plan_is_refused(shards: str) -> None:
+    state = rf.DataLoader(shards, batch_size=6, pipeline=PIPELINE).state_dict()
+    with pytest.raises(StateError, match="'streams' is missing"):
+        loader(Pictures()).load_state_dict(state)
