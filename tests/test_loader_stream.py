@@ -7,6 +7,7 @@ import gc
 import http.server
 import itertools
 import json
+import re
 import threading
 from collections import Counter
 from collections.abc import Iterator
@@ -43,8 +44,20 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.fixture(scope="module")
-def url(shards: str) -> Iterator[str]:
-    folder, name = str(Path(shards).parent), Path(shards).name
+def url(shards: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Served without the index."""
+    folder, name = tmp_path_factory.mktemp("served"), Path(shards).name
+    for shard in Path(shards).parent.glob("*.tar"):
+        (folder / shard.name).symlink_to(shard)
+    yield from served(folder, name)
+
+
+@pytest.fixture(scope="module")
+def indexed_url(shards: str) -> Iterator[str]:
+    yield from served(Path(shards).parent, Path(shards).name)
+
+
+def served(folder: Path, name: str) -> Iterator[str]:
     handler = functools.partial(_Quiet, directory=folder)
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -53,8 +66,26 @@ def url(shards: str) -> Iterator[str]:
 
 
 class _Quiet(http.server.SimpleHTTPRequestHandler):
+    """A file server that serves ranges, or, where `ignore_ranges` says so, whole files with status 200."""
+
+    ignore_ranges = False
+
     def log_message(self, *_arguments: object) -> None:
         pass
+
+    def do_GET(self) -> None:
+        asked = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", ""))
+        path = Path(self.translate_path(self.path))
+        if asked is None or self.ignore_ranges or not path.is_file():
+            super().do_GET()
+            return
+        first, last = map(int, asked.groups())
+        content = path.read_bytes()
+        self.send_response(206)
+        self.send_header("Content-Range", f"bytes {first}-{last}/{len(content)}")
+        self.send_header("Content-Length", str(last + 1 - first))
+        self.end_headers()
+        self.wfile.write(content[first : last + 1])
 
 
 def loader(dataset: object, workers: int = 0, **arguments) -> rf.DataLoader:
@@ -116,6 +147,31 @@ def test_shards_at_a_url_stream_without_an_index(shards: str, url: str, workers:
     assert Counter(key for batch in batches for key in batch.keys) == Counter(f"{i:05d}" for i in range(COUNT))
     for batch in batches:
         assert batch.targets.tolist() == [int(key) % 7 for key in batch.keys]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_shards_at_a_url_with_an_index_follow_the_plan(shards: str, indexed_url: str, workers: int) -> None:
+    local, remote = loader(shards, shuffle=True), loader(indexed_url, workers, shuffle=True)
+    assert len(remote) == len(local)
+    assert remote.state_dict() == local.state_dict()
+    for one, other in itertools.zip_longest(local, remote):
+        assert one.keys == other.keys
+        assert torch.equal(one.images, other.images)
+
+
+def test_a_server_that_ignores_ranges_is_named(indexed_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    under_test = loader(indexed_url)
+    monkeypatch.setattr(_Quiet, "ignore_ranges", True)
+    with pytest.raises(ShardError, match=r"bytes were asked for, \d+ came: .* does not serve ranges"):
+        list(under_test)
+
+
+def test_a_shard_that_vanished_from_an_index_is_named(indexed_url: str, tmp_path: Path) -> None:
+    shards = make_shards(tmp_path, 20, per_shard=10)
+    for url in served(tmp_path, Path(shards).name):
+        (tmp_path / "train-000001.tar").unlink()
+        with pytest.raises(ShardError, match=r"http://127\.0\.0\.1:\d+/train-000001\.tar at byte \d+: cannot be read"):
+            list(loader(url))
 
 
 def test_a_missing_shard_at_a_url_is_named(url: str) -> None:

@@ -16,6 +16,7 @@ from resflow.runtime.run import PlannedRun
 from resflow.runtime.stream_run import StreamRun
 from resflow.sources import ShardSource, Source
 from resflow.sources.recognised import dataset_source
+from resflow.sources.remote import find_index
 from resflow.sources.stream import ShardStream, is_remote
 
 
@@ -94,6 +95,6 @@ def _open(dataset: Any, sizes: Any, *, shuffle: bool, seed: int, world: World) -
     names = [dataset] if isinstance(dataset, str | Path) else dataset
     if isinstance(names, Sequence) and len(names) and all(isinstance(name, str | Path) for name in names):
         if any(is_remote(name) for name in names):
-            return ShardStream(dataset, shuffle=shuffle, seed=seed, world=world)
+            return find_index(dataset) or ShardStream(dataset, shuffle=shuffle, seed=seed, world=world)
         return ShardSource(dataset)
     return dataset_source(dataset, sizes=sizes)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections import OrderedDict
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,7 +25,7 @@ _GAP = 64 * 1024  # bytes between two samples that are read and thrown away rath
 _RUN = 8 << 20  # most bytes of several samples read at once
 
 
-class _Run(NamedTuple):
+class Run(NamedTuple):
     """Samples of one shard that are read at once: shard, first byte, byte after the last, places in the batch."""
 
     shard: int
@@ -81,10 +82,10 @@ class ShardSource:
             ShardError: a shard is missing, cut short, damaged, or not what was indexed.
         """
         samples: list[Sample | None] = [None] * len(sample_ids)
-        for run in self._runs(sample_ids):
-            data = memoryview(self._pread(run.shard, run.start, run.end))
+        runs = self._runs(sample_ids)
+        for run, data in zip(runs, self._fetch(runs), strict=True):
             for place in run.places:
-                samples[place] = self._sample(int(sample_ids[place]), run, data)
+                samples[place] = self._sample(int(sample_ids[place]), run, memoryview(data))
         return [sample for sample in samples if sample is not None]
 
     def read_ahead(self, sample_ids: npt.NDArray[np.int64]) -> None:
@@ -120,7 +121,7 @@ class ShardSource:
         self._lock = threading.Lock()
         self._process = os.getpid()
 
-    def _runs(self, sample_ids: npt.NDArray[np.int64]) -> list[_Run]:
+    def _runs(self, sample_ids: npt.NDArray[np.int64]) -> list[Run]:
         """Order samples by place in the shards and join neighbours."""
         total = len(self.shard_index)
         if sample_ids.dtype != np.int64 or sample_ids.ndim != 1:
@@ -133,7 +134,7 @@ class ShardSource:
         ends = offset + self.index.length[sample_ids]
         self._check_rows(sample_ids, shard, offset, ends)
         order = np.lexsort((offset, shard))
-        runs: list[_Run] = []
+        runs: list[Run] = []
         columns = (order, shard[order], offset[order], ends[order])
         for place, number, start, end in zip(*(column.tolist() for column in columns), strict=True):
             last = runs[-1] if runs else None
@@ -141,7 +142,7 @@ class ShardSource:
                 last.places.append(place)
                 runs[-1] = last._replace(end=max(last.end, end))
             else:
-                runs.append(_Run(number, start, end, [place]))
+                runs.append(Run(number, start, end, [place]))
         return runs
 
     def _check_rows(
@@ -158,7 +159,7 @@ class ShardSource:
         if not sound.all():
             raise self.shard_index.damaged(int(sample_ids[np.argmin(sound)]))
 
-    def _sample(self, sample_id: int, run: _Run, data: memoryview) -> Sample:
+    def _sample(self, sample_id: int, run: Run, data: memoryview) -> Sample:
         index = self.shard_index
         start = int(index.index.offset[sample_id])
         end = start + int(index.index.length[sample_id])
@@ -190,6 +191,10 @@ class ShardSource:
                 offset=start,
             )
         return Sample(key, shard, image, members)
+
+    def _fetch(self, runs: Sequence[Run]) -> Iterator[bytes]:
+        """The bytes of each run, in order."""
+        return (self._pread(run.shard, run.start, run.end) for run in runs)
 
     def _pread(self, number: int, start: int, end: int) -> bytes:
         shard = self._open(number)

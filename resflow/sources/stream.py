@@ -6,6 +6,7 @@ import hashlib
 import io
 import os
 import re
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, BinaryIO
 
@@ -248,25 +249,51 @@ class _Forward:
     def _open(self) -> BinaryIO:
         if not is_remote(self._shard):
             return open(self._shard, "rb", buffering=_CHUNK)  # noqa: PTH123 (closed by close())
-        try:
-            import fsspec  # type: ignore[import-untyped]
-
-            if not _is_http(self._shard):
-                return io.BufferedReader(fsspec.open(self._shard, "rb").open(), _CHUNK)
-            import aiohttp
-        except ImportError as error:
-            raise ConfigError(
-                f"reading {self._shard} needs a package that is not installed: {error}. Install it (for http and "
-                'https: pip install "fsspec[http]").'
-            ) from error
-        except ValueError as error:
-            raise ConfigError(f"{self._shard}: {error}. Name a scheme that fsspec knows.") from error
-        self._failures = (OSError, aiohttp.ClientError)
-        # aiohttp would end any download after 5 minutes; a loader takes as long as training does.
-        timeout = aiohttp.ClientTimeout(total=None, sock_connect=_SILENCE, sock_read=_SILENCE)
-        files = fsspec.filesystem("http", client_kwargs={"timeout": timeout})
+        files = remote_files(self._shard)
+        self._failures = remote_failure()
+        if not _is_http(self._shard):
+            return io.BufferedReader(files.open(self._shard, "rb"), _CHUNK)
         # A size keeps fsspec from asking for it first; without blocks the file is one stream of unknown size.
         return io.BufferedReader(files.open(self._shard, block_size=0, size=1), _CHUNK)
+
+
+def remote_files(url: str) -> Any:
+    """The file system that serves a URL, made anew (an open one does not survive a fork).
+
+    Args:
+        url: any that fsspec has a package for.
+
+    Returns:
+        An fsspec file system.
+
+    Raises:
+        ConfigError: the scheme is unknown, or its package is not installed.
+    """
+    scheme = url.partition("://")[0].lower()
+    options: dict[str, Any] = {"skip_instance_cache": True}
+    try:
+        import fsspec  # type: ignore[import-untyped]
+
+        if _is_http(url):
+            import aiohttp
+
+            # aiohttp would end any download after 5 minutes; a loader takes as long as training does.
+            timeout = aiohttp.ClientTimeout(total=None, sock_connect=_SILENCE, sock_read=_SILENCE)
+            options["client_kwargs"] = {"timeout": timeout}
+        return fsspec.filesystem(scheme, **options)
+    except ImportError as error:
+        raise ConfigError(
+            f"reading {url} needs a package that is not installed: {error}. Install it (for http and "
+            'https: pip install "fsspec[http]").'
+        ) from error
+    except ValueError as error:
+        raise ConfigError(f"{url}: {error}. Name a scheme that fsspec knows.") from error
+
+
+def remote_failure() -> tuple[type[Exception], ...]:
+    """What a store raises where bytes cannot be had."""
+    aiohttp = sys.modules.get("aiohttp")
+    return (OSError,) if aiohttp is None else (OSError, aiohttp.ClientError)
 
 
 def _skip(file: BinaryIO, count: int) -> int:
