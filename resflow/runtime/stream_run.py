@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -296,17 +297,26 @@ class StreamPass(Iterator[Any]):
         self._epoch, self._place = run.epoch, run.place
         self._queues: list[deque[Tagged]] = [deque() for _ in self._place.handed]
         self._live = set(range(len(self._queues)))
-        self._error: Exception | None = None
+        self._error: ResflowError | None = None
 
     def __next__(self) -> Any:
+        # What is kept of an error has no traceback: that would hold this pass in a circle, and PyTorch's workers, left
+        # to the garbage collector, take seconds to end.
         if self._error is not None:
-            raise self._error
+            raise copy.copy(self._error)
         try:
             batch = self._next()
             return batch if self._finish is None else self._finish(batch)
-        except Exception as error:  # the end of the stream among them: what ended the pass is what comes again
-            self._error = error
+        except StopIteration:
+            self._live.clear()
             self._items = iter(())  # lets go of the workers
+            raise
+        except Exception as error:
+            kept = copy.copy(error) if isinstance(error, ResflowError) else None
+            self._error = kept or WorkerError(
+                f"this pass ended with a {type(error).__name__}, raised before. Start another."
+            )
+            self._items = iter(())
             raise
 
     def _next(self) -> Batch:
@@ -319,7 +329,7 @@ class StreamPass(Iterator[Any]):
                 continue
             tagged = self._take(worker)
             if isinstance(tagged.payload, Failure):
-                raise tagged.payload.error
+                raise copy.copy(tagged.payload.error) from tagged.payload.error.__cause__
             if (tagged.epoch, tagged.number) != (self._epoch, place.handed[worker]):
                 raise ConfigError(
                     f"worker {worker} gave batch {tagged.number} of epoch {tagged.epoch} where batch "

@@ -5,19 +5,21 @@ import io
 import itertools
 import json
 import random
+import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 import torch
 import torch.utils.data
 from PIL import Image
 
 import resflow as rf
-from resflow.errors import ConfigError, DecodeError, HeaderError, PlanError, StateError, TargetError
+from resflow.errors import ConfigError, DecodeError, HeaderError, PlanError, StateError, TargetError, WorkerError
 from resflow.plan import World
 from resflow.runtime.stream import BucketedStream
 from resflow.runtime.stream_run import StreamPass, StreamRun
@@ -386,11 +388,42 @@ def test_other_buckets_in_a_state_replace_living_workers() -> None:
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_an_error_of_the_streams_own_code_comes_as_it_is_and_comes_again(workers: int) -> None:
+def test_an_error_of_the_streams_own_code_comes_as_it_is_and_is_not_passed_over(workers: int) -> None:
     batches = iter(Loader(_Iterable(_breaks), workers=workers))
-    for _ in range(2):
-        with pytest.raises(LookupError, match="out of cheese"):
-            list(batches)
+    with pytest.raises(LookupError, match="out of cheese"):
+        list(batches)
+    with pytest.raises(WorkerError, match="this pass ended with a LookupError, raised before. Start another"):
+        list(batches)
+
+
+@pytest.mark.parametrize("ends", ["by itself", "early", "by an error"])
+@pytest.mark.parametrize("persistent", [False, True])
+def test_nothing_but_the_loop_holds_a_pass_so_that_its_workers_end_with_it(ends: str, persistent: bool) -> None:
+    stream = Numbers()
+    if ends == "by an error":
+        stream.items[30] = (b"no picture at all", 30)
+    under_test = Loader(stream, workers=2, persistent_workers=persistent)
+    batches = iter(under_test)
+    held = weakref.ref(batches)
+    workers = psutil.Process().children()
+    taken, failed = 0, False
+    gc.disable()
+    try:
+        for _ in range(2 if ends == "early" else 10**6):
+            next(batches)
+            taken += 1
+    except StopIteration:
+        pass
+    except HeaderError:
+        failed = True
+    finally:
+        del batches, under_test
+        alive = held()
+        gc.enable()
+    assert failed == (ends == "by an error")
+    assert taken >= 2 or failed
+    assert alive is None
+    assert psutil.wait_procs(workers, timeout=2)[1] == []
 
 
 def _breaks() -> Iterator[tuple[bytes, int]]:
