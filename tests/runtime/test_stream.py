@@ -392,7 +392,7 @@ def test_an_error_of_the_streams_own_code_comes_as_it_is_and_is_not_passed_over(
     batches = iter(Loader(_Iterable(_breaks), workers=workers))
     with pytest.raises(LookupError, match="out of cheese"):
         list(batches)
-    with pytest.raises(WorkerError, match="this pass ended with a LookupError, raised before. Start another"):
+    with pytest.raises(WorkerError, match=r"this pass ended with a LookupError, raised before\. Start another"):
         list(batches)
 
 
