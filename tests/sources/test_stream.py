@@ -3,6 +3,7 @@ from __future__ import annotations
 import http.server
 import tarfile
 import threading
+import types
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -272,13 +273,15 @@ def test_addresses_keep_their_order_and_two_streams_differ_by_fingerprint(tmp_pa
     assert one != ShardStream("https://host/a-{0..3}.tar", shuffle=True).fingerprint
 
 
-@pytest.mark.parametrize(("ranks", "workers"), [(4, 0), (2, 2), (4, 1)])
+@pytest.mark.parametrize(("ranks", "workers"), [(4, 1), (2, 2), (1, 4)])
 def test_fewer_shards_than_streams_are_refused(
-    make_shards: Callable[..., list[Path]], ranks: int, workers: int
+    make_shards: Callable[..., list[Path]], monkeypatch: pytest.MonkeyPatch, ranks: int, workers: int
 ) -> None:
     stream = ShardStream(make_shards(3), world=World(0, ranks))
-    message = rf"3 shard\(s\) cannot be dealt out to 4 streams \({ranks} rank\(s\) with {max(1, workers)} worker"
+    message = rf"3 shard\(s\) cannot be dealt out to 4 streams \({ranks} rank\(s\) with {workers} worker"
     with pytest.raises(ConfigError, match=message):
-        stream.check_parts(ranks * max(1, workers))
-    with pytest.raises(ConfigError, match="cannot be dealt out"):
-        list(torch.utils.data.DataLoader(stream, batch_size=None, num_workers=workers))
+        stream.check_parts(4)
+    info = types.SimpleNamespace(id=0, num_workers=workers)
+    monkeypatch.setattr(torch.utils.data, "get_worker_info", lambda: info)
+    with pytest.raises(ConfigError, match=message):
+        iter(stream)
