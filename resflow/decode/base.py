@@ -170,7 +170,7 @@ def check_pixels(engine: str, position: int, pixels: Pixels, size: tuple[int, in
             position=position,
         )
     check_size(engine, position, (pixels.shape[0], pixels.shape[1]), size)
-    return np.ascontiguousarray(pixels)
+    return np.require(pixels, requirements=("C", "W"))  # compiled kernels refuse read-only arrays
 
 
 def check_size(engine: str, position: int, found: tuple[int, int], expected: tuple[int, int]) -> None:

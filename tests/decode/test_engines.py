@@ -240,7 +240,9 @@ def test_pixels_are_placed_as_their_lossless_encoding_is(name: str, turned: bool
     placed = Geometry(matrix, np.tile(np.array([[40, 60]], dtype=np.int32), (3, 1)), (32, 64))
     engine = open_engine(name)
     expected = engine.decode(encoded, placed)
-    mixed = engine.decode([pixels[0], encoded[1], np.asfortranarray(pixels[2])], placed)
+    read_only = pixels[0].copy()
+    read_only.setflags(write=False)
+    mixed = engine.decode([read_only, encoded[1], np.asfortranarray(pixels[2])], placed)
     assert (expected.int() - mixed.int()).abs().max() <= (0 if name != "dali" else 40)
     assert (expected.float() - mixed.float()).abs().mean() < 1
     engine.close()
