@@ -8,7 +8,7 @@ from typing import Any
 from resflow.batch import Batch
 from resflow.errors import ResflowError
 from resflow.runtime.trainers import TrackedLoop
-from resflow.runtime.workers import raise_worker_error
+from resflow.runtime.workers import READ_ERRORS, watch_workers
 
 
 class Loop(Iterator[Any]):
@@ -27,6 +27,8 @@ class Loop(Iterator[Any]):
         self._batches: Iterator[Batch] | None = batches
         self._error: ResflowError | None = None
         self._tracked = TrackedLoop(loader)
+        made = getattr(batches, "_batches", None) or getattr(batches, "_items", None)  # what the pass draws from
+        self._watch = watch_workers(made, loader)
 
     def __next__(self) -> Any:
         if self._error is not None:
@@ -55,6 +57,8 @@ class Loop(Iterator[Any]):
 
     def close(self) -> None:
         """Let go of the workers; harmless when repeated."""
+        if self._watch is not None:
+            self._watch.close()
         self._batches = None
         self._tracked.close()
 
@@ -63,11 +67,13 @@ class Loop(Iterator[Any]):
         if tracked is not None:
             tracked.close()
 
-    @staticmethod
-    def _next(batches: Iterator[Batch]) -> Batch:
+    def _next(self, batches: Iterator[Batch]) -> Batch:
+        if self._watch is None:
+            return next(batches)
+        self._watch.check()
         try:
             return next(batches)
         except ResflowError:
             raise
-        except RuntimeError as error:
-            raise_worker_error(error)
+        except READ_ERRORS as error:
+            self._watch.raise_error(error)
