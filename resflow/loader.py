@@ -17,7 +17,6 @@ from resflow.runtime.finish import Finish, as_it_is
 from resflow.runtime.loop import Loop
 from resflow.runtime.opening import open_run
 from resflow.runtime.plain import PlainPlace, Skipping, plain_pass
-from resflow.runtime.planned import PlanSampler
 from resflow.runtime.run import PlannedRun
 from resflow.runtime.stream_run import StreamRun
 from resflow.runtime.workers import WorkerInit
@@ -119,8 +118,9 @@ class DataLoader(torch.utils.data.DataLoader[T_co], Generic[T_co]):
             "pin_memory_device": pin_memory_device,
         }
         run: PlannedRun | StreamRun
-        if isinstance(batch_sampler, PlanSampler):  # a trainer builds the loader anew from its parts
-            run = batch_sampler.run
+        planner = getattr(batch_sampler, "run", None)  # a trainer builds the loader anew from its parts
+        if isinstance(planner, PlannedRun):
+            run = planner
         elif pipeline is None:
             if isinstance(dataset, str | Path):
                 raise ConfigError(
@@ -152,11 +152,11 @@ class DataLoader(torch.utils.data.DataLoader[T_co], Generic[T_co]):
             num_workers, prefetch_factor, persistent_workers = 0, None, False
         finish: Any = collate_fn if isinstance(collate_fn, Finish) else Finish(run.pipeline, collate_fn)
         batches: Any = run.dataset  # of batches, where PyTorch's types expect samples
-        planned = isinstance(run, PlannedRun)
+        walker = run.sampler if isinstance(run, PlannedRun) else None
         super().__init__(
             batches,
-            batch_size=1 if planned else None,
-            batch_sampler=run.sampler if isinstance(run, PlannedRun) else None,
+            batch_size=None if walker is None else 1,
+            batch_sampler=walker if batch_sampler is None else batch_sampler,
             num_workers=num_workers,
             collate_fn=finish,
             worker_init_fn=worker_init_fn if isinstance(worker_init_fn, WorkerInit) else WorkerInit(worker_init_fn),
@@ -167,7 +167,7 @@ class DataLoader(torch.utils.data.DataLoader[T_co], Generic[T_co]):
         # PyTorch forgets these beside a batch sampler, and trainers ask for them.
         size = run.batch_size
         known: dict[str, Any] = {"batch_size": size if isinstance(size, int) else None, "drop_last": run.drop_last}
-        known |= {"sampler": run.sampler} if isinstance(run, PlannedRun) else {}
+        known |= {} if walker is None else {"sampler": walker}
         for name, value in known.items():
             object.__setattr__(self, name, value)
         self._resflow_run = run
