@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import inspect
 import itertools
 import json
 import pickle
 from collections.abc import Iterator
 
+import psutil
 import pytest
 import torch
 import torch.utils.data as data
@@ -60,15 +62,11 @@ def passes(loader: rf.DataLoader, count: int) -> list[list[int]]:
     return [batch.tolist() for _ in range(count) for batch in loader]
 
 
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize(("workers", "persistent"), [(0, False), (2, False), (2, True)])
 @pytest.mark.parametrize("own_generator", [False, True])
-@pytest.mark.parametrize("persistent", [False, True])
 def test_resume_at_every_batch_gives_the_rest_of_the_shuffled_pass(
     workers: int, own_generator: bool, persistent: bool
 ) -> None:
-    if persistent and not workers:
-        pytest.skip("PyTorch refuses persistent_workers without workers")
-
     def make(seed: int) -> rf.DataLoader:
         torch.manual_seed(seed)
         generator = torch.Generator().manual_seed(seed) if own_generator else None
@@ -128,6 +126,8 @@ def test_an_iterable_dataset_resumes_too(workers: int) -> None:
         ({"version": 2}, "version differs: saved 2, current 1"),
         ({"batches": "3"}, "batches is missing or of a wrong type; got '3'"),
         ({"random": None}, "random is missing or of a wrong type"),
+        ({"random": "zz"}, "random is no state of a generator"),
+        ({"random": "00"}, "random is no state of a generator"),
     ],
 )
 def test_a_state_of_another_loader_is_refused_naming_the_field(change: dict, message: str) -> None:
@@ -142,3 +142,15 @@ def test_set_epoch_reaches_the_sampler() -> None:
     loader.set_epoch(4)
     assert sampler.epoch == 4
     rf.DataLoader(Numbers(), BATCH).set_epoch(4)
+
+
+def test_a_pass_broken_off_ends_its_workers_and_is_counted() -> None:
+    before = len(psutil.Process().children())
+    loader = rf.DataLoader(Numbers(), BATCH, num_workers=2)
+    for batch in itertools.islice(loader, 3):
+        assert len(batch) == BATCH
+    gc.collect()
+    assert len(psutil.Process().children()) == before
+    assert loader.state_dict()["batches"] == 3
+    copy = pickle.loads(pickle.dumps(loader))
+    assert copy.state_dict()["batches"] == 0

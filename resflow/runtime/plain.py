@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -22,29 +22,40 @@ _FIELDS: dict[str, type | tuple[type, ...]] = {
 _REMEDY = "Make the loader with the saved dataset and arguments, or start without the state."
 
 
-@dataclass(slots=True)
 class PlainPlace:
-    """Where a loader without a pipeline is: batches handed out in the pass under way, and its random numbers' start.
+    """Where a loader without a pipeline is: batches handed out in the pass under way, and its random numbers' start."""
 
-    Args:
-        skip: batches of the resumed pass handed out before this process took over.
-        random: the generator's state when the pass began; None before the first.
-        iterator: PyTorch's iterator of the pass under way.
-        resumes: whether the next pass goes on from `skip` and `random`.
-    """
+    def __init__(self) -> None:
+        self.skip = 0
+        """Batches of a resumed pass that were handed out before this process took over."""
+        self.random: torch.Tensor | None = None
+        """The generator's state when the pass began; None before the first."""
+        self.resumes = False
+        """Whether the next pass goes on from `skip` and `random`."""
+        self._counted: Callable[[], int] = int
 
-    skip: int = 0
-    random: torch.Tensor | None = None
-    iterator: Any = None
-    resumes: bool = False
+    def __reduce__(self) -> tuple[type[PlainPlace], tuple[()]]:
+        return PlainPlace, ()  # a copy of a loader begins anew
+
+    def follow(self, iterator: Any) -> None:
+        """Count the batches of PyTorch's iterator, which is not kept alive by it."""
+        alive, counts = weakref.ref(iterator), vars(iterator)
+        final: list[int] = []
+        # The iterator's own fields are read once more when it dies, before they are let go.
+        weakref.finalize(iterator, lambda: final.append(counts["_num_yielded"])).atexit = False
+
+        def counted() -> int:
+            living = alive()
+            return int(living._num_yielded) if living is not None else final[0]
+
+        self._counted = counted
 
     def state(self, loader: Any) -> dict[str, object]:
         """Plain JSON values that say where the pass is."""
-        handed_out = self.skip + (0 if self.iterator is None else int(self.iterator._num_yielded))
         random = _generator_state(loader) if self.random is None else self.random
         return {
             "version": VERSION,
-            "batches": handed_out,
+            "batches": self.skip + self._counted(),
             "length": _length(loader),
             "batch_size": loader.batch_size,
             "random": random.numpy().tobytes().hex(),
@@ -66,8 +77,14 @@ class PlainPlace:
         for name, value in current.items():
             if state[name] != value:
                 raise StateError(f"saved state: {name} differs: saved {state[name]}, current {value}. {_REMEDY}")
-        self.skip, self.iterator, self.resumes = state["batches"], None, True
-        self.random = torch.frombuffer(bytearray.fromhex(state["random"]), dtype=torch.uint8)
+        try:
+            random = torch.frombuffer(bytearray.fromhex(state["random"]), dtype=torch.uint8)
+            torch.Generator().set_state(random)
+        except (ValueError, RuntimeError) as error:
+            raise StateError(
+                f"saved state: random is no state of a generator ({error}). Use an earlier state."
+            ) from error
+        self.skip, self.random, self.resumes, self._counted = state["batches"], random, True, int
 
 
 def plain_pass(loader: Any, place: PlainPlace, begin: Callable[[Skipping | None], Iterator[Any]]) -> Iterator[Any]:
@@ -87,13 +104,15 @@ def plain_pass(loader: Any, place: PlainPlace, begin: Callable[[Skipping | None]
     length = _length(loader)
     if not resumes or (length is not None and place.skip >= length):
         place.skip, place.random = 0, _generator_state(loader)
-        iterator = place.iterator = begin(None)
+        iterator = begin(None)
+        place.follow(iterator)
         return iterator
     found = _generator_state(loader)
     _set_generator_state(loader, place.random)
     mapped = loader._dataset_kind == 0
     skipping = Skipping(loader._index_sampler, place.skip) if mapped else None
-    iterator = place.iterator = begin(skipping)
+    iterator = begin(skipping)
+    place.follow(iterator)
     if skipping is not None:
         skipping.draw()
     else:
