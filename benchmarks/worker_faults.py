@@ -119,18 +119,17 @@ class Row:
 HEADER = f"{'phase':15} {'method':11} {'kills':>6} {'WorkerError':>11} {'worst s':>8}   {'left':24} {'wrong':>6}"
 
 
-def make_loader(dataset: Dataset[Any], method: str, *, persistent: bool, **arguments: Any) -> rf.DataLoader[Any]:
+def make_loader(dataset: Dataset[Any], method: str, *, persistent: bool, shuffle: bool = True) -> rf.DataLoader[Any]:
     """A loader with two workers over the faulty dataset."""
     resolution = {"decoding": 512, "handing over": 768}.get(getattr(dataset, "phase", ""), 32)
     return rf.DataLoader(
         dataset,
         batch_size=BATCH,
-        shuffle=True,
+        shuffle=shuffle,
         num_workers=2,
         persistent_workers=persistent,
         multiprocessing_context=method,
         pipeline=rf.Pipeline(resolution=resolution, buckets=1, stride=8),
-        **arguments,
     )
 
 
@@ -149,7 +148,7 @@ def kill_in(phase: str, method: str, kills: int, *, persistent: bool = True) -> 
         for _ in make_loader(dataset, method, persistent=False):  # starts what the start method keeps for itself
             pass
         gc.collect()
-        before = _Belongings()
+        before = Belongings()
         loader = make_loader(dataset, method, persistent=persistent)
         for _ in range(kills):
             _one(loader, dataset, before, row)
@@ -158,7 +157,7 @@ def kill_in(phase: str, method: str, kills: int, *, persistent: bool = True) -> 
     return row
 
 
-def _one(loader: rf.DataLoader[Any], dataset: Faulty, before: _Belongings, row: Row) -> None:
+def _one(loader: rf.DataLoader[Any], dataset: Faulty, before: Belongings, row: Row) -> None:
     phase, seen = row.phase, list[int]()
     epoch = loader.epoch
     if phase in ("loop body", "between epochs"):
@@ -220,7 +219,7 @@ def _in_thread(run: Callable[[], Any]) -> Any:
 
 
 def _outside(
-    loader: rf.DataLoader[Any], before: _Belongings, seen: list[int], *, between: bool
+    loader: rf.DataLoader[Any], before: Belongings, seen: list[int], *, between: bool
 ) -> tuple[_Killer, Exception | None, float]:
     """Kill while the program does something else; with `between` there is no loop to raise it."""
     batches = iter(loader)
@@ -244,7 +243,7 @@ def _outside(
 class _Killer(threading.Thread):
     """Kills a worker once it has reached its phase."""
 
-    def __init__(self, dataset: Faulty | None, before: _Belongings) -> None:
+    def __init__(self, dataset: Faulty | None, before: Belongings) -> None:
         super().__init__(daemon=True)
         self.dataset, self.before = dataset, before
         self.started = threading.Event()
@@ -278,7 +277,7 @@ class _Killer(threading.Thread):
         return int(random.choice(marks).name.removeprefix("at-"))
 
 
-class _Belongings:
+class Belongings:
     """What this process has: children, file descriptors, shared memory."""
 
     def __init__(self) -> None:
@@ -290,9 +289,9 @@ class _Belongings:
         """Children that were not there before, zombies among them."""
         return [child for child in psutil.Process().children(recursive=True) if child.pid not in self._children]
 
-    def more(self) -> Counter[str]:
-        """What is there that was not, once all that is under way has had two seconds to end."""
-        deadline = time.monotonic() + 2
+    def more(self, wait: float = 2) -> Counter[str]:
+        """What is there that was not, once all that is under way has had `wait` seconds to end."""
+        deadline = time.monotonic() + wait
         while True:
             gc.collect()
             left = Counter(
