@@ -7,8 +7,8 @@ order turned from round to round; medians, and the median of the rounds' ratios.
   Resflow's without a pipeline, the same arguments.
 - folder: ImageFolder with PIL and torchvision's transforms; the same two.
 - pipeline: ImageFolder by Resflow's pipeline (files read and decoded by the engine) against PyTorch's DataLoader with
-  the same transforms: RandomResizedCrop(224, scale=(0.25, 1)), flip, uint8; batch size 64, 2 workers, prefetch factor 4.
-  Resflow's crops are of one shape, 224 x 224, too.
+  the same transforms: RandomResizedCrop(224, scale=(0.25, 1)), flip, uint8; batch size 64, 2 workers, prefetch
+  factor 4. Resflow's crops are of one shape, 224 x 224, too.
 
 The images are imagenet500 in RESFLOW_TEST_DATA (default: shared/data beside the checkout), else drawn.
 """

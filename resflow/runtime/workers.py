@@ -7,7 +7,6 @@ import pickle
 import select
 import signal
 import threading
-import time
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -22,7 +21,7 @@ from resflow.errors import WorkerError
 
 _EVERY = 0.5  # seconds between looks at the parent
 _NOTICE = 0.5  # seconds from the first sign of a death until the thread that watches must have seen it
-_WAKE = 0.01  # seconds between wake-ups
+_WAKE = 10  # milliseconds to wait for room in a full pipe
 READ_ERRORS = (RuntimeError, OSError, EOFError, ValueError, pickle.UnpicklingError)
 """What reading from workers raises once one of them has died."""
 _SHARED = Path("/dev/shm")
@@ -185,10 +184,9 @@ def _wake(iterator_ref: weakref.ref[Any]) -> None:
     while (iterator := iterator_ref()) is not None and not (iterator._shutdown or iterator._pin_memory):
         pipe, ready = iterator._worker_result_queue._writer.fileno(), select.poll()
         ready.register(pipe, select.POLLOUT)
-        if ready.poll(0):
+        if ready.poll(_WAKE):
             os.write(pipe, bytes(select.PIPE_BUF))  # a pipe that is ready takes so many
         del iterator
-        time.sleep(_WAKE)
 
 
 def _end_with_parent() -> None:
