@@ -20,7 +20,6 @@ from resflow.runtime.plain import PlainPlace, Skipping, plain_pass
 from resflow.runtime.run import PlannedRun
 from resflow.runtime.stream_run import StreamRun
 from resflow.runtime.workers import WorkerInit
-from resflow.runtime.world import current_world
 
 _PREFETCH = 2  # PyTorch's default: batches ahead for each worker
 
@@ -142,7 +141,7 @@ class DataLoader(torch.utils.data.DataLoader[T_co], Generic[T_co]):
                 shuffle=bool(shuffle),
                 drop_last=drop_last,
                 seed=seed,
-                world=world or current_world(),
+                world=world,
                 workers=num_workers,
                 prefetch=num_workers * (prefetch_factor or _PREFETCH) or _PREFETCH,
                 even=even,
@@ -182,7 +181,7 @@ class DataLoader(torch.utils.data.DataLoader[T_co], Generic[T_co]):
         start = {name: getattr(self, name) for name in ("worker_init_fn", "multiprocessing_context", "timeout")}
         if run.begin(**start):
             self._iterator = None  # what its workers were told does not hold any more
-        steps = run.steps_left()
+        steps, self.remainder = run.steps_left(), run.remainder()
         if run.in_this_process:
             return Loop(self, run.walk(run.prefetched()), steps)
         if self.num_workers:

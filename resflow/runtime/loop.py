@@ -26,11 +26,19 @@ class Loop(Iterator[Any]):
         self._loader, self._left = loader, steps
         self._batches: Iterator[Batch] | None = batches
         self._error: ResflowError | None = None
+        self._epoch: int | None = loader.epoch  # None once a batch was asked for
+        self._instead: Iterator[Any] | None = None
         self._tracked = TrackedLoop(loader)
         made = getattr(batches, "_batches", None) or getattr(batches, "_items", None)  # what the pass draws from
         self._watch = watch_workers(made, loader)
 
     def __next__(self) -> Any:
+        if self._epoch not in (None, self._loader.epoch):  # Lightning asks for the loop before it names the epoch
+            self.close()
+            self._instead = iter(self._loader)
+        self._epoch = None
+        if self._instead is not None:
+            return next(self._instead)
         if self._error is not None:
             raise self._error
         if self._batches is None:

@@ -14,6 +14,7 @@ from resflow.pipeline import Pipeline
 from resflow.plan import PixelBudget, World
 from resflow.runtime.run import PlannedRun
 from resflow.runtime.stream_run import StreamRun
+from resflow.runtime.world import current_world
 from resflow.sources import ShardSource, Source
 from resflow.sources.recognised import dataset_source
 from resflow.sources.remote import find_index
@@ -28,7 +29,7 @@ def open_run(
     shuffle: bool,
     drop_last: bool,
     seed: int,
-    world: World,
+    world: World | None,
     workers: int,
     prefetch: int,
     even: bool,
@@ -43,7 +44,7 @@ def open_run(
         shuffle: whether each epoch has an order of its own.
         drop_last: whether samples are left out rather than a batch be short.
         seed: everything random follows from it.
-        world: the rank.
+        world: the rank; default: `current_world`.
         workers: worker processes.
         prefetch: batches ahead where this process decodes in a thread.
         even: whether the short batch is filled up for all ranks.
@@ -55,7 +56,7 @@ def open_run(
     Raises:
         ConfigError: `dataset` is none of these, or an argument does not go with it.
     """
-    data = _open(dataset, sizes, shuffle=shuffle, seed=seed, world=world)
+    data = _open(dataset, sizes, shuffle=shuffle, seed=seed, world=world or current_world())
     threads = workers or torch.get_num_threads()
     if isinstance(data, Source):
         return PlannedRun(
@@ -82,7 +83,7 @@ def open_run(
         batch_size=batch_size,
         drop_last=drop_last,
         seed=seed,
-        world=world,
+        world=world or current_world(),
         workers=workers,
         threads=threads,
         prefetch=prefetch,

@@ -101,7 +101,7 @@ def plain_pass(loader: Any, place: PlainPlace, begin: Callable[[Skipping | None]
         PyTorch's iterator itself, so that nothing stands between it and the loop.
     """
     resumes, place.resumes = place.resumes, False
-    length = _length(loader)
+    length = _length(loader) if resumes else None
     if not resumes or (length is not None and place.skip >= length):
         place.skip, place.random = 0, _generator_state(loader)
         iterator = begin(None)
@@ -171,6 +171,8 @@ def _set_generator_state(loader: Any, state: torch.Tensor | None) -> None:
 
 
 def _length(loader: Any) -> int | None:
+    if loader._dataset_kind != 0:  # PyTorch warns of an iterable dataset's length once somebody has asked for it
+        return None
     try:
         return len(loader)
     except TypeError:

@@ -46,9 +46,9 @@ class PlanSampler(DistributedSampler[Any]):
 
     def __init__(self, run: PlannedRun) -> None:
         self.run = run
-        self.num_replicas, self.rank = run.world.size, run.world.rank
         self.even_batches = run.even
-        self.restored: int | None = None
+        self.restored: tuple[int, bool] | None = None
+        """The epoch of a place that was restored, and whether that epoch was complete."""
         self._shift = 0
 
     @property
@@ -56,16 +56,28 @@ class PlanSampler(DistributedSampler[Any]):
         """Itself, for trainers that look for a batch sampler's sampler."""
         return self
 
+    @property
+    def num_replicas(self) -> int:  # type: ignore[override]
+        """The number of ranks."""
+        return self.run.world.size
+
+    @property
+    def rank(self) -> int:  # type: ignore[override]
+        """This process's rank."""
+        return self.run.world.rank
+
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch of the next pass, as trainers count.
 
-        A trainer that counts from 0 again after a place was restored counts on from that place's epoch.
+        A trainer that counts from 0 again after a place was restored counts on from that place's epoch, or from the
+        next where that epoch was complete.
 
         Args:
             epoch: at least 0.
         """
         if self.restored is not None:
-            self._shift, self.restored = self.restored - epoch, None
+            (place, complete), self.restored = self.restored, None
+            self._shift = 0 if epoch in (place, place + complete) else place + complete - epoch
         self.run.set_epoch(epoch + self._shift)
 
     def __len__(self) -> int:

@@ -25,6 +25,7 @@ from resflow.plan import (
 from resflow.runtime.finish import Failure
 from resflow.runtime.planned import PlannedDataset, PlanSampler
 from resflow.runtime.prefetch import Prefetcher
+from resflow.runtime.world import current_world
 from resflow.sources import Source
 
 
@@ -48,7 +49,7 @@ class PlannedRun:
         shuffle: whether each epoch has an order of its own.
         drop_last: whether samples are left out rather than a batch be short.
         seed: everything random follows from it.
-        world: the rank.
+        world: the rank; None asks at each turn, as a trainer may form the group of processes after the loader was made.
         threads: decoding threads in this process.
         prefetch: batches ahead where this process decodes in a thread.
         even: whether the short batch is filled up by repeating samples until all ranks have equally many.
@@ -67,7 +68,7 @@ class PlannedRun:
         shuffle: bool,
         drop_last: bool,
         seed: int,
-        world: World,
+        world: World | None,
         threads: int,
         prefetch: int,
         even: bool = False,
@@ -75,13 +76,7 @@ class PlannedRun:
         if not isinstance(batch_size, PixelBudget) and (type(batch_size) is not int or batch_size < 1):
             raise ConfigError(f"batch_size must be a whole number above 0, or a PixelBudget; got {batch_size!r}")
         self.pipeline, self._prefetch = pipeline, prefetch
-        self._order: _Order = {
-            "batch_size": batch_size if isinstance(batch_size, PixelBudget) else batch_size * world.size,
-            "seed": seed,
-            "shuffle": shuffle,
-            "drop_last": drop_last,
-            "world_size": world.size,
-        }
+        self._seed, self._shuffle, self._world = seed, shuffle, world
         self.buckets = _buckets(pipeline, source)
         self._grouping = group_samples(source.index.size, self.buckets)
         on_gpu = torch.device(pipeline.device).type == "cuda"
@@ -96,12 +91,28 @@ class PlannedRun:
             max_batch=_most_samples(batch_size, self.buckets),
             threads=threads,
         )
-        self.batch_size, self.drop_last, self.world, self.even = batch_size, drop_last, world, even
+        self.batch_size, self.drop_last, self.even = batch_size, drop_last, even
         self.engine, self.source = engine, source
         self.epoch = self.step = self._start = 0
         self._begun = False
         self.sampler = PlanSampler(self)
         self.length(0)  # a plan that cannot be made is refused now, not at the first pass
+
+    @property
+    def world(self) -> World:
+        """The rank."""
+        return self._world or current_world()
+
+    @property
+    def _order(self) -> _Order:
+        world, size = self.world, self.batch_size
+        return {
+            "batch_size": size if isinstance(size, PixelBudget) else size * world.size,
+            "seed": self._seed,
+            "shuffle": self._shuffle,
+            "drop_last": self.drop_last,
+            "world_size": world.size,
+        }
 
     def plan(self, epoch: int) -> EpochPlan:
         """All global batches of an epoch."""
@@ -131,7 +142,8 @@ class PlannedRun:
         """Choose the epoch of the next pass; a restored place in that epoch is kept."""
         if type(epoch) is not int or epoch < 0:
             raise ConfigError(f"epoch must be a whole number of at least 0; got {epoch!r}")
-        self._go(epoch, self._start if epoch == self.epoch and not self._begun else 0)
+        untouched = epoch == self.epoch and self.step == self._start  # no batch was handed out since
+        self._go(epoch, self._start if untouched else 0)
 
     def state(self) -> dict[str, object]:
         """The place, and what the plan was made of: plain JSON values, the same on every rank."""
@@ -143,7 +155,7 @@ class PlannedRun:
         return Cursor(
             epoch=self.epoch,
             step=self.step,
-            seed=self._order["seed"],
+            seed=self._seed,
             global_batch_size=self.global_batch_size,
             fingerprint=self.source.index.fingerprint,
             config=self.pipeline.describe()
@@ -162,7 +174,7 @@ class PlannedRun:
         cursor = Cursor.from_json(state)
         cursor.check(self._cursor())
         self._go(cursor.epoch, cursor.step)
-        self.sampler.restored = cursor.epoch
+        self.sampler.restored = cursor.epoch, cursor.step >= self.length(cursor.epoch)
 
     def batches(self) -> Iterator[PlannedBatch]:
         """This rank's planned batches from the run's place on; the source is told what will be read next."""

@@ -14,7 +14,7 @@ def current_world() -> World:
     """This process's rank and the number of ranks.
 
     Taken from torch.distributed if a process group exists, else from RANK and WORLD_SIZE as torchrun sets them, else
-    one rank alone.
+    one rank alone. Lightning's launcher sets LOCAL_RANK and NODE_RANK but no RANK, and forms a group before training.
 
     Raises:
         ConfigError: only one of the two variables is set, or one is not a whole number.
@@ -22,7 +22,7 @@ def current_world() -> World:
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         return World(torch.distributed.get_rank(), torch.distributed.get_world_size())
     rank, size = os.environ.get("RANK"), os.environ.get("WORLD_SIZE")
-    if rank is None and size is None:
+    if rank is None and (size is None or {"LOCAL_RANK", "NODE_RANK"} <= os.environ.keys()):
         return World()
     try:
         return World(int(rank or ""), int(size or ""))

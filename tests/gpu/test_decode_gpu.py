@@ -44,9 +44,7 @@ def test_placements(engine: Decoder, kind: str) -> None:
 
 
 def test_formats_and_orientations(engine: Decoder) -> None:
-    images = samples.formats() | {
-        f"orientation {n}": samples.oriented("JPEG", n, 48, 67) for n in range(1, 9)
-    }
+    images = samples.formats() | {f"orientation {n}": samples.oriented("JPEG", n, 48, 67) for n in range(1, 9)}
     encoded = list(images.values())
     where = geometry(encoded, [np.diag([0.8, 0.7, 1.0])] * len(encoded), (48, 64))
     check_batch(engine.decode(encoded, where), encoded, where, JPEG, list(images))

@@ -142,9 +142,7 @@ def test_real_orientations(engine: tuple[str, Decoder]) -> None:
     encoded = [file.read_bytes() for file in files]
     matrices = [placements(*reference_decode(data).shape[:2], (96, 128))["letterbox"] for data in encoded]
     where = geometry(encoded, matrices, (96, 128))
-    check_batch(
-        decoder.decode(encoded, where), encoded, where, PHOTOGRAPHS[name], [file.name for file in files]
-    )
+    check_batch(decoder.decode(encoded, where), encoded, where, PHOTOGRAPHS[name], [file.name for file in files])
 
 
 @pytest.mark.parametrize("side", [64, 128, 224])
@@ -155,15 +153,11 @@ def test_real_photographs(engine: tuple[str, Decoder], side: int) -> None:
     name, decoder = engine
     encoded = [file.read_bytes() for file in files]
     matrices = [
-        placements(*reference_decode(data).shape[:2], (side, side))[
-            "crop, mirrored" if number % 2 else "crop"
-        ]
+        placements(*reference_decode(data).shape[:2], (side, side))["crop, mirrored" if number % 2 else "crop"]
         for number, data in enumerate(encoded)
     ]
     where = geometry(encoded, matrices, (side, side))
-    check_batch(
-        decoder.decode(encoded, where), encoded, where, PHOTOGRAPHS[name], [file.name for file in files]
-    )
+    check_batch(decoder.decode(encoded, where), encoded, where, PHOTOGRAPHS[name], [file.name for file in files])
 
 
 def test_outline_where_centres_lie_on_an_edge(engine: tuple[str, Decoder]) -> None:
@@ -238,9 +232,7 @@ def test_half_a_source_pixel_is_caught(tolerance: Tolerance) -> None:
 
 def test_reference_agrees_with_pillows_resize() -> None:
     pixels, (left, top, right, bottom), size = samples.picture(181, 121), (5.3, 7.7, 100.2, 150.9), (33, 40)
-    resized = Image.fromarray(pixels).resize(
-        size[::-1], Image.Resampling.BILINEAR, box=(left, top, right, bottom)
-    )
+    resized = Image.fromarray(pixels).resize(size[::-1], Image.Resampling.BILINEAR, box=(left, top, right, bottom))
     placed, image = reference_place(pixels, window(left, top, right, bottom, size), size)
     assert image.all()
     assert np.abs(np.asarray(resized) - placed).max() <= 1.0

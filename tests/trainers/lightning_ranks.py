@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import warnings
 from pathlib import Path
 from typing import Any
@@ -55,6 +56,19 @@ def fit(data: Path) -> Seen:
     """As torchrun starts it; the loader is made before there is a process group."""
     module = Module()
     _trainer().fit(module, make_loader(data))
+    return module.seen
+
+
+def fit_launched(data: Path) -> Seen:
+    """As Lightning's own launcher starts it: the first process learns of the others when fit is called."""
+    rank = int(os.environ["RANK"])
+    for name in ("RANK", "GROUP_RANK", "LOCAL_WORLD_SIZE", "TORCHELASTIC_RUN_ID"):
+        del os.environ[name]
+    later = {name: os.environ.pop(name) for name in ("WORLD_SIZE", "LOCAL_RANK")} if rank == 0 else {}
+    os.environ["NODE_RANK"] = "0"
+    module, loader = Module(), make_loader(data)
+    os.environ.update(later)
+    _trainer().fit(module, loader)
     return module.seen
 
 

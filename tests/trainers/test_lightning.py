@@ -145,10 +145,42 @@ def test_resume_at_every_batch_gives_the_rest_of_the_plan(data: Path, kind: str,
     whole = Module()
     make_trainer(callbacks=[SaveAtEveryBatch(tmp_path)]).fit(whole, make_loader(data, kind))
     assert_planned(whole.seen, make_loader(data, kind), range(3))
-    for step in (1, 2, 3, 4, 6, 7, 8, 9, 11, 12, 13, 14):  # within each epoch
+    for step in range(1, 15):
         rest = Module()
         make_trainer().fit(rest, make_loader(data, kind), ckpt_path=tmp_path / f"{step}.ckpt", weights_only=False)
         assert rest.seen == whole.seen[step:], f"resumed after {step} batches"
+
+
+@pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty")  # as is meant
+@pytest.mark.parametrize("validate", [False, True])
+def test_resume_from_lightnings_own_checkpoint_at_the_end_of_an_epoch(
+    data: Path, tmp_path: Path, validate: bool
+) -> None:
+    def fit(name: str, **options: Any) -> Seen:
+        module = Validating() if validate else Module()
+        every_epoch = lightning.callbacks.ModelCheckpoint(tmp_path, name + "-{epoch}", save_top_k=-1)
+        loaders = [make_loader(data), *([make_loader(data, pipeline=EVALUATION)] if validate else [])]
+        make_trainer(callbacks=[every_epoch], enable_checkpointing=True).fit(module, *loaders, **options)
+        return module.seen
+
+    whole = fit("whole")
+    assert_planned(whole, make_loader(data), range(3))
+    for epoch in range(2):
+        path = tmp_path / f"whole-epoch={epoch}.ckpt"
+        assert fit(f"rest{epoch}", ckpt_path=path, weights_only=False) == whole[5 * (epoch + 1) :]
+
+
+def test_a_run_interrupted_twice_uses_each_sample_once_an_epoch(data: Path, tmp_path: Path) -> None:
+    seen: Seen = []
+    path = None
+    for start, stop in ((0, 3), (3, 7), (7, 15)):
+        module, folder = Module(), tmp_path / str(stop)
+        folder.mkdir()
+        resumed = {"ckpt_path": path, "weights_only": False} if path else {}
+        make_trainer(callbacks=[SaveAtEveryBatch(folder)]).fit(module, make_loader(data), **resumed)
+        seen += module.seen[: stop - start]
+        path = folder / f"{stop}.ckpt"
+    assert_planned(seen, make_loader(data), range(3))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -246,12 +278,13 @@ def test_without_a_pipeline_fit_and_checkpoint_are_as_with_torch(tmp_path: Path,
 
 @pytest.fixture(scope="module")
 def ranks(data: Path) -> dict[str, list[Any]]:
-    return in_ranks("tests.trainers.lightning_ranks", [("fit", 2), ("evaluate", 2)], data)
+    return in_ranks("tests.trainers.lightning_ranks", [("fit", 2), ("fit_launched", 2), ("evaluate", 2)], data)
 
 
-def test_two_ranks_share_each_batch_of_the_plan(data: Path, ranks: dict[str, list[Any]]) -> None:
+@pytest.mark.parametrize("job", ["fit/2", "fit_launched/2"])
+def test_two_ranks_share_each_batch_of_the_plan(data: Path, ranks: dict[str, list[Any]], job: str) -> None:
     loader = make_loader(data, batch_size=2 * BATCH)
-    first, second = ranks["fit/2"]
+    first, second = ranks[job]
     assert len(first) == len(second) == 2 * len(loader)
     both = [(e, one + other, r) for (e, one, r), (_, other, _) in zip(first, second, strict=True)]
     assert_planned(both, loader, range(2))
