@@ -50,8 +50,8 @@ class Node:
         except yaml.MarkedYAMLError as error:
             line = error.problem_mark.line + 1 if error.problem_mark else 1
             raise ConfigError(f"{path}:{line}: is not YAML: {error.problem}") from error
-        except yaml.YAMLError as error:
-            raise ConfigError(f"{path}: is not YAML: {error}") from error
+        except (yaml.YAMLError, RecursionError) as error:
+            raise ConfigError(f"{path}: is not YAML, or too deeply nested: {error}") from error
         if root is None:
             raise ConfigError(f"{path}: is empty; expected a mapping of pipeline fields such as `resolution: 224`")
         return cls(root, str(path))
@@ -66,6 +66,8 @@ class Node:
             raise self.error(f"{what} must be a mapping; got {self.text()}")
         entries: dict[str, Node] = {}
         for key, value in self.yaml.value:
+            if not isinstance(key, yaml.ScalarNode):
+                raise Node(key, self.file).error(f"a key of {what} must be a name")
             if key.value in entries:
                 raise Node(key, self.file).error(f"{what} has the key `{key.value}` twice; keep one")
             entries[key.value] = Node(value, self.file)
@@ -84,6 +86,8 @@ class Node:
             return _frozen(constructor.construct_object(self.yaml, deep=True))
         except yaml.MarkedYAMLError as error:
             raise self.error(f"only plain YAML is read: {error.problem}") from error
+        except (TypeError, ValueError, RecursionError) as error:
+            raise self.error(f"cannot be read as a value: {error}") from error
         finally:
             constructor.dispose()
 

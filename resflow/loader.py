@@ -5,12 +5,13 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic
 
 import torch
 import torch.utils.data
+from typing_extensions import TypeVar  # typing's own takes a default from Python 3.13 on
 
-from resflow.errors import ConfigError
+from resflow.errors import ConfigError, ResflowError, WorkerError
 from resflow.pipeline import Pipeline
 from resflow.plan import Buckets, EpochPlan, PixelBudget, World
 from resflow.runtime.finish import Finish, as_it_is
@@ -19,13 +20,13 @@ from resflow.runtime.opening import open_run
 from resflow.runtime.plain import PlainPlace, Skipping, plain_pass
 from resflow.runtime.run import PlannedRun
 from resflow.runtime.stream_run import StreamRun
-from resflow.runtime.workers import WorkerInit
+from resflow.runtime.workers import READ_ERRORS, WorkerInit, watch_workers
 
 _PREFETCH = 2  # PyTorch's default: batches ahead for each worker
 
 _OF_A_RUN = {"epoch": "epoch", "buckets": "buckets", "total_batch_size": "global_batch_size"}
 
-T_co = TypeVar("T_co", covariant=True)
+T_co = TypeVar("T_co", covariant=True, default=Any)
 
 
 class DataLoader(torch.utils.data.DataLoader[T_co], Generic[T_co]):
@@ -125,6 +126,10 @@ class DataLoader(torch.utils.data.DataLoader[T_co], Generic[T_co]):
                 raise ConfigError(
                     f"reading {dataset!r} needs a pipeline. Pass DataLoader(..., pipeline=Pipeline(...))."
                 )
+            ours = {"seed": seed or None, "world": world, "even": even or None, "sizes": sizes}
+            for name, value in ours.items():
+                if value is not None:
+                    raise ConfigError(f"{name} has no meaning without a pipeline; got {value!r}. Drop it, or pass one.")
             size: Any = batch_size  # a PixelBudget is PyTorch's to refuse
             super().__init__(
                 dataset, size, shuffle, sampler, batch_sampler, num_workers, collate_fn, drop_last=drop_last,
@@ -190,9 +195,19 @@ class DataLoader(torch.utils.data.DataLoader[T_co], Generic[T_co]):
         finish, self.collate_fn = self.collate_fn, as_it_is  # finished in this process, by the loop
         try:
             batches = super().__iter__()
+        except ResflowError:
+            raise
+        except READ_ERRORS as error:
+            if not self.num_workers:
+                raise
+            self._iterator = None
+            run.cancel()
+            raise WorkerError(
+                f"the worker processes could not be started: {error!r}. The next pass tries again."
+            ) from error
         finally:
             self.collate_fn = finish
-        return Loop(self, run.walk(batches), steps)
+        return Loop(self, run.walk(batches), steps, watch_workers(batches, self))
 
     def __len__(self) -> int:
         if isinstance(self._resflow_run, StreamRun):

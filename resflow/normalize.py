@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 
 from resflow.errors import ConfigError
+from resflow.geometry.check import is_number
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,10 +27,13 @@ class Normalize:
     std: tuple[float, float, float]
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "mean", tuple(self.mean))
-        object.__setattr__(self, "std", tuple(self.std))
-        if len(self.mean) != 3 or len(self.std) != 3 or not all(s > 0 for s in self.std):
-            raise ConfigError(f"Normalize needs three means and three positive stds; got {self.mean} and {self.std}")
+        mean, std = (tuple(v) if isinstance(v, Sequence) else () for v in (self.mean, self.std))
+        if len(mean) != 3 or len(std) != 3 or not all(map(is_number, (*mean, *std))) or min(std) <= 0:
+            raise ConfigError(
+                f"Normalize needs three means and three positive stds; got {self.mean!r} and {self.std!r}"
+            )
+        object.__setattr__(self, "mean", mean)
+        object.__setattr__(self, "std", std)
 
     def __call__(self, images: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
         """Normalise images.

@@ -68,7 +68,8 @@ class Pipeline:
 
     def __post_init__(self) -> None:
         as_schedule(self.resolution)
-        object.__setattr__(self, "views", tuple(self.views))
+        if isinstance(self.views, Sequence):
+            object.__setattr__(self, "views", tuple(self.views))
         checks: tuple[tuple[str, bool, str], ...] = (
             (
                 "buckets",
@@ -78,7 +79,7 @@ class Pipeline:
             ("stride", _whole(self.stride), "a whole number of pixels above 0"),
             ("area_tolerance", _number(self.area_tolerance) and 0 <= self.area_tolerance < 1, "a share in [0, 1)"),
             ("fit", isinstance(self.fit, Fit), "a Fit"),
-            ("views", all(isinstance(v, View) and not isinstance(v, type) for v in self.views), "a sequence of views"),
+            ("views", _views(self.views), "a sequence of views"),
             ("normalize", self.normalize is None or isinstance(self.normalize, Normalize), "a Normalize, or None"),
             ("dtype", self.dtype in _DTYPES.values(), f"one of {', '.join(_DTYPES)}"),
             ("target", self.target is None or isinstance(self.target, str), "the extension of a member, or None"),
@@ -88,6 +89,11 @@ class Pipeline:
         for name, sound, expected in checks:
             if not sound:
                 raise ConfigError(f"Pipeline.{name} must be {expected}; got {getattr(self, name)!r}")
+        if isinstance(self.buckets, Buckets) and self.buckets.stride % self.stride:
+            raise ConfigError(
+                f"Pipeline.stride is {self.stride}, but the shapes of Pipeline.buckets are multiples of "
+                f"{self.buckets.stride}. Learn them with that stride."
+            )
         if any(isinstance(view, RandomResizedCrop) for view in self.views[1:]):
             raise ConfigError(
                 "Pipeline.views: RandomResizedCrop replaces the placement, so it must stand first, and once"
@@ -133,16 +139,22 @@ class Pipeline:
     def describe(self) -> dict[str, str]:
         """Each field that decides what a batch holds, as text; two pipelines that agree on all give the same batches.
 
-        Device and normalisation are left out: a run may move to another machine and resume there.
+        The device is left out, so that a run may resume on another. With engine "auto" another engine may then decode,
+        and pixels differ by its tolerance.
         """
-        decides = ("resolution", "buckets", "stride", "area_tolerance", "fit", "views", "target")
-        return {name: _text(getattr(self, name)) for name in decides}
+        return {
+            field.name: _text(getattr(self, field.name)) for field in dataclasses.fields(self) if field.name != "device"
+        }
 
 
 def _text(value: object) -> str:
     if isinstance(value, Buckets):
         return f"Buckets(edges={value.edges.tolist()}, shapes={value.shapes.tolist()})"
     return repr(value)
+
+
+def _views(value: object) -> bool:
+    return isinstance(value, tuple) and all(isinstance(view, View) and not isinstance(view, type) for view in value)
 
 
 def _whole(value: object) -> bool:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import gc
 import itertools
 import json
@@ -19,7 +20,16 @@ import torch
 import torch.utils.data
 
 import resflow as rf
-from resflow.errors import ConfigError, DecodeError, IndexFileError, PlanError, ShardError, StateError, TargetError
+from resflow.errors import (
+    ConfigError,
+    DecodeError,
+    IndexFileError,
+    PlanError,
+    ShardError,
+    StateError,
+    TargetError,
+    WorkerError,
+)
 from resflow.plan import World
 from tests.shards import make_shards
 
@@ -417,7 +427,7 @@ def test_missing_shards_and_missing_indexes_name_the_way_out(tmp_path: Path) -> 
         ({"in_order": False}, "in_order has no meaning beside a pipeline"),
         ({"batch_size": 0}, "batch_size must be a whole number above 0, or a PixelBudget; got 0"),
         ({"batch_size": None}, "batch_size must be a whole number above 0"),
-        ({"seed": -1}, "seed must be in"),
+        ({"seed": -1}, "seed must be a whole number in"),
     ],
 )
 def test_arguments_without_meaning_are_refused(shards: str, arguments: dict, message: str) -> None:
@@ -493,3 +503,64 @@ def test_even_ranks_repeat_samples_of_the_short_batch_only(shards: str) -> None:
         assert len({len(part) for part in split}) == 1
         assert [key for part in split for key in part.keys][: len(together)] == list(together.keys)
     assert [rank.remainder for rank in ranks] == [COUNT % 12] * 3
+
+
+def test_a_pass_whose_workers_cannot_start_comes_again(shards: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    under_test = loader(shards, num_workers=1)
+    whole = list(loader(shards))
+    with monkeypatch.context() as patched:
+        patched.setattr("multiprocessing.process.BaseProcess.start", _no_process)
+        with pytest.raises(WorkerError, match="the worker processes could not be started: OSError"):
+            iter(under_test)
+    for one, other in itertools.zip_longest(whole, under_test):
+        same(one, other)
+
+
+def _no_process(_self: object) -> None:
+    raise OSError("no more processes")
+
+
+def test_a_state_beyond_its_epoch_is_refused(shards: str) -> None:
+    under_test = loader(shards)
+    with pytest.raises(StateError, match="step is 9, but epoch 0 has 8 batches"):
+        under_test.load_state_dict(under_test.state_dict() | {"step": 9})
+
+
+def test_a_relative_pattern_survives_a_change_of_folder(
+    shards: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(Path(shards).parent)
+    under_test = loader(Path(shards).name)
+    monkeypatch.chdir(tmp_path)
+    assert len(list(under_test)) == 8
+
+
+def test_workers_end_with_a_pass_that_failed(tmp_path: Path) -> None:
+    shards = make_shards(tmp_path, 24)
+    _overwrite(
+        Path(shards.replace("{000000..000001}", "000000")), member="00010.jpg", at=0.6, with_=b"\xff\xd9" + b"\0" * 40
+    )
+    under_test = loader(shards, num_workers=2)
+    before = len(_children())
+    gc.disable()
+    try:
+        for _ in range(2):
+            batches = iter(under_test)
+            with contextlib.suppress(DecodeError):
+                list(batches)
+            del batches
+            _wait_for_no_more_than(before)
+    finally:
+        gc.enable()
+
+
+@pytest.mark.parametrize("arguments", [{"world": World(1, 2)}, {"seed": 3}, {"even": True}, {"sizes": [[1, 1]]}])
+def test_arguments_of_a_plan_are_refused_without_a_pipeline(arguments: dict) -> None:
+    with pytest.raises(ConfigError, match="has no meaning without a pipeline"):
+        rf.DataLoader([1, 2, 3], **arguments)
+
+
+@pytest.mark.parametrize(("rank", "size"), [("0", 2), (0, 1.5), (2, 2), (0, 0)])
+def test_a_world_that_cannot_be_is_refused(rank: object, size: object) -> None:
+    with pytest.raises(ConfigError, match="World needs whole numbers with 0 <= rank < size"):
+        World(rank, size)

@@ -137,6 +137,9 @@ def test_the_ready_pipelines_are_valid(path: Path) -> None:
         ("resolution: 224\nfit: !!python/object:os.system {}", 2, "only plain YAML is read"),
         ("resolution: {224", 1, "is not YAML"),
         ("- 224", 1, "pipeline must be a mapping"),
+        ("resolution: 224\n? [a, b]\n: 1", 2, "a key of pipeline must be a name"),
+        ("resolution: 224\nfit: {? {a: 1} : 2}", 2, "a key of fit must be a name|cannot be read"),
+        ("[" * 2000, None, "is not YAML, or too deeply nested"),
     ],
 )
 def test_wrong_yaml_is_refused_with_file_and_line(tmp_path: Path, text: str, line: int | None, message: str) -> None:
@@ -171,6 +174,36 @@ def test_evaluation_learns_anew_where_given_buckets_lack_its_resolution() -> Non
 
 def test_describe_tells_what_decides_a_batch() -> None:
     pipeline = Pipeline(resolution=224)
-    assert pipeline.describe() == Pipeline(resolution=224, device="cuda", engine="dali", normalize=IMAGENET).describe()
-    assert pipeline.describe() != Pipeline(resolution=192).describe()
-    assert pipeline.describe() != Pipeline(resolution=224, views=[HorizontalFlip()]).describe()
+    assert pipeline.describe() == Pipeline(resolution=224, device="cuda").describe()
+    for changed in (
+        Pipeline(resolution=192),
+        Pipeline(resolution=224, views=[HorizontalFlip()]),
+        Pipeline(resolution=224, normalize=IMAGENET),
+        Pipeline(resolution=224, dtype=torch.float16),
+        Pipeline(resolution=224, engine="pillow"),
+    ):
+        assert pipeline.describe() != changed.describe()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"views": 5}, "Pipeline.views must be a sequence of views; got 5"),
+        ({"views": None}, "Pipeline.views must be a sequence of views; got None"),
+        ({"views": [HorizontalFlip]}, "Pipeline.views must be a sequence of views"),
+        ({"fit": 0.1}, "Pipeline.fit must be a Fit; got 0.1"),
+        ({"normalize": "imagenet"}, "Pipeline.normalize must be a Normalize, or None; got 'imagenet'"),
+        ({"resolution": "224"}, "resolution must be a whole number of pixels or a schedule; got '224'"),
+    ],
+)
+def test_a_field_of_another_type_is_refused(arguments: dict, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        Pipeline(**{"resolution": 224, **arguments})
+
+
+def test_buckets_of_another_stride_are_refused() -> None:
+    buckets = learn_buckets(np.array([[100, 100]], dtype=np.int32), 1, resolutions=[128], stride=16)
+    with pytest.raises(
+        ConfigError, match=r"Pipeline.stride is 32, but the shapes of Pipeline.buckets are multiples of 16"
+    ):
+        Pipeline(resolution=128, buckets=buckets)

@@ -112,7 +112,7 @@ def decode_error(engine: str, position: int, encoded: Encoded, message: str, kin
     reason = message.strip().rstrip(".") or "no reason given"
     return DecodeError(
         f"{engine} cannot decode image {position} of the batch: {reason}; got {found}, {len(encoded)} bytes, "
-        "expected a complete image. Replace the file, leave it out, or skip bad samples with on_error=Skip(...).",
+        "expected a complete image. Replace the file or leave it out.",
         position=position,
     )
 

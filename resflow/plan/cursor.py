@@ -13,7 +13,7 @@ _REMEDY = {
     "seed": "Make the loader with the saved seed",
     "global_batch_size": "Use the saved global batch size (per-rank batch size times world size)",
     "fingerprint": "Point the loader at the data the state was saved with, or index it again",
-    "config": "Make the pipeline with the saved settings",
+    "config": "Make the loader and its pipeline with the saved settings",
 }
 
 

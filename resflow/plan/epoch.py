@@ -125,8 +125,8 @@ def epoch_length(
 
 def _check(seed: int, epoch: int) -> None:
     """Refuse a seed or epoch out of range."""
-    if not 0 <= seed < 1 << 64:
-        raise ConfigError(f"seed must be in [0, 2**64); got {seed}")
+    if type(seed) is not int or not 0 <= seed < 1 << 64:
+        raise ConfigError(f"seed must be a whole number in [0, 2**64); got {seed!r}")
     if epoch < 0:
         raise ConfigError(f"epoch must be at least 0; got {epoch}")
 

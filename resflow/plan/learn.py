@@ -15,6 +15,7 @@ Floats = npt.NDArray[np.float64]
 _MOST_BINS = 1024
 _MOST_CANDIDATES = 192  # shapes considered at one resolution
 _WIDEST = 8.0  # aspect ratio beyond which no shape is considered while a squarer one exists
+_LARGEST = 65_535  # pixels: no format holds more along a side
 _WORK = 1.5e8  # candidates x bins x bins that one pass of the search may take
 _ROWS = 64  # rows of the cost matrix worked on at a time, so that they stay in cache
 _CHUNK = 1 << 20  # samples handled at a time, so that temporaries stay small
@@ -101,6 +102,13 @@ def _check(
             raise ConfigError(f"{name} must be at least 1; got {number}")
     if not len(resolutions) or min(resolutions) < 1:
         raise ConfigError(f"resolutions must name at least one positive resolution; got {list(resolutions)}")
+    if max(resolutions) > _LARGEST:
+        raise ConfigError(f"resolutions must be at most {_LARGEST} pixels; got {max(resolutions)}")
+    if min(resolutions) < stride:
+        raise PlanError(
+            f"no shape at resolution {min(resolutions)}: it is below stride {stride}, and no side can be shorter than "
+            "that. Raise the resolution or lower the stride."
+        )
     if not 0.0 <= max_crop <= 1.0:
         raise ConfigError(f"max_crop must be in [0, 1]; got {max_crop!r}")
     if not 0.0 <= area_tolerance < 1.0:

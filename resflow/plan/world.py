@@ -19,5 +19,8 @@ class World:
     size: int = 1
 
     def __post_init__(self) -> None:
-        if self.size < 1 or not 0 <= self.rank < self.size:
-            raise ConfigError(f"World needs 0 <= rank < size; got rank {self.rank}, size {self.size}")
+        whole = type(self.rank) is int and type(self.size) is int
+        if not whole or self.size < 1 or not 0 <= self.rank < self.size:
+            raise ConfigError(
+                f"World needs whole numbers with 0 <= rank < size; got rank {self.rank!r}, size {self.size!r}"
+            )

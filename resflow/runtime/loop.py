@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from typing import Any
 
 from resflow.batch import Batch
 from resflow.errors import ResflowError
 from resflow.runtime.trainers import TrackedLoop
-from resflow.runtime.workers import READ_ERRORS, watch_workers
+from resflow.runtime.workers import READ_ERRORS, WorkerWatch
 
 
 class Loop(Iterator[Any]):
@@ -20,17 +21,19 @@ class Loop(Iterator[Any]):
         loader: the loader; its `collate_fn` finishes a batch.
         batches: the pass, uint8.
         steps: how many batches the pass has, where that is known.
+        watch: the watch over the worker processes, if there are any.
     """
 
-    def __init__(self, loader: Any, batches: Iterator[Batch], steps: int | None) -> None:
+    def __init__(
+        self, loader: Any, batches: Iterator[Batch], steps: int | None, watch: WorkerWatch | None = None
+    ) -> None:
         self._loader, self._left = loader, steps
         self._batches: Iterator[Batch] | None = batches
         self._error: ResflowError | None = None
         self._epoch: int | None = loader.epoch  # None once a batch was asked for
         self._instead: Iterator[Any] | None = None
         self._tracked = TrackedLoop(loader)
-        made = getattr(batches, "_batches", None) or getattr(batches, "_items", None)  # what the pass draws from
-        self._watch = watch_workers(made, loader)
+        self._watch = watch
 
     def __next__(self) -> Any:
         if self._epoch not in (None, self._loader.epoch):  # Lightning asks for the loop before it names the epoch
@@ -49,7 +52,7 @@ class Loop(Iterator[Any]):
             self.close()
             raise
         except ResflowError as error:
-            self._error = error
+            self._error = copy.copy(error)  # without the traceback, whose frames would keep the workers
             self.close()
             self._loader._iterator = None  # workers that persist may be the dead ones
             raise

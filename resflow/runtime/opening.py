@@ -56,6 +56,8 @@ def open_run(
     Raises:
         ConfigError: `dataset` is none of these, or an argument does not go with it.
     """
+    if world is not None and not isinstance(world, World):
+        raise ConfigError(f"world must be a World(rank, size); got {world!r}")
     data = _open(dataset, sizes, shuffle=shuffle, seed=seed, world=world or current_world())
     threads = workers or torch.get_num_threads()
     if isinstance(data, Source):
@@ -97,5 +99,7 @@ def _open(dataset: Any, sizes: Any, *, shuffle: bool, seed: int, world: World) -
     if isinstance(names, Sequence) and len(names) and all(isinstance(name, str | Path) for name in names):
         if any(is_remote(name) for name in names):
             return find_index(dataset) or ShardStream(dataset, shuffle=shuffle, seed=seed, world=world)
+        if sizes is not None:
+            raise ConfigError("sizes has no meaning for shards, whose index knows them. Drop it.")
         return ShardSource(dataset)
     return dataset_source(dataset, sizes=sizes)

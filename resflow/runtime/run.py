@@ -8,7 +8,7 @@ from typing import Any, TypedDict
 import torch
 
 from resflow.batch import Batch
-from resflow.errors import ConfigError
+from resflow.errors import ConfigError, StateError
 from resflow.pipeline import Pipeline
 from resflow.plan import (
     Buckets,
@@ -134,6 +134,10 @@ class PlannedRun:
         self.step = self._start
         return False
 
+    def cancel(self) -> None:
+        """Undo `begin` where no batch could be handed out: the next pass is the same one."""
+        self._begun = False
+
     def advance(self, epoch: int, step: int) -> None:
         """Note that a batch was handed out."""
         self.epoch, self.step = epoch, step
@@ -173,8 +177,14 @@ class PlannedRun:
         """
         cursor = Cursor.from_json(state)
         cursor.check(self._cursor())
+        length = self.length(cursor.epoch)
+        if cursor.step > length:
+            raise StateError(
+                f"saved state: step is {cursor.step}, but epoch {cursor.epoch} has {length} batches. "
+                "The state is damaged; use an earlier one."
+            )
         self._go(cursor.epoch, cursor.step)
-        self.sampler.restored = cursor.epoch, cursor.step >= self.length(cursor.epoch)
+        self.sampler.restored = cursor.epoch, cursor.step == length
 
     def batches(self) -> Iterator[PlannedBatch]:
         """This rank's planned batches from the run's place on; the source is told what will be read next."""
@@ -232,7 +242,10 @@ class _Walk(Iterator[Batch]):
             self._run.set_epoch(self._epoch + 1)
             raise
         if isinstance(batch, Failure):
-            raise batch.error
+            try:
+                raise batch.error
+            finally:
+                del batch  # the error's traceback holds this frame, and would hold the error
         self._step += 1
         self._run.advance(self._epoch, self._step)
         return batch

@@ -160,6 +160,10 @@ class StreamRun:
         self._told = self.dataset.buckets
         return stale and self.workers > 0
 
+    def cancel(self) -> None:
+        """Undo `begin` where no batch could be handed out: the next pass is the same one."""
+        self._begun = False
+
     def advance(self, epoch: int, place: Place) -> None:
         """Note that a batch was handed out."""
         self.epoch, self.place = epoch, place

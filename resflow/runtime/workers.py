@@ -144,6 +144,8 @@ class _Seen:
             how = f"was killed by signal {-code} ({signal.Signals(-code).name})"
         else:
             how = f"ended unasked, with exit code {code}"
+            if worker.__class__.__name__ != "ForkProcess":
+                how += " (a script must make and use its loader below `if __name__ == '__main__':`)"
         return WorkerError(
             f"DataLoader worker (pid {worker.pid}) {how}. The rest of this pass is lost with it; the next pass starts "
             "new workers, and load_state_dict(state_dict()) goes on from the last batch. If memory ran out, lower "

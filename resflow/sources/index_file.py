@@ -271,10 +271,11 @@ def open_index_file(path: Path, *, command: str = 'resflow index "PATTERN"', che
         raise IndexFileError(f"there is no index here. Run: {command}", shard=where) from error
     except (pa.ArrowException, OSError, ValueError, KeyError, TypeError) as error:
         raise IndexFileError(f"the index is damaged ({error}). Run: {command}", shard=where) from error
-    shards = tuple(Path(os.path.normpath(path.parent / name)) for name in names)
+    # Absolute, so that a process may change its folder; links stay as they are.
+    shards = tuple(Path(os.path.abspath(path.parent / name)) for name in names)  # noqa: PTH100
     if check:
         _check_shards(shards, sizes, where, command)
-    return ShardIndex(index, column["key"], image_offset, image_length, shards, sizes, path)
+    return ShardIndex(index, column["key"], image_offset, image_length, shards, sizes, path.absolute())
 
 
 def _check_shards(shards: tuple[Path, ...], sizes: tuple[int, ...], where: str, command: str) -> None:

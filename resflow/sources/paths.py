@@ -98,4 +98,7 @@ def pattern_text(shards: Shards) -> str:
 
 
 def _parts(shards: Shards) -> list[str | Path]:
-    return [shards] if isinstance(shards, str | Path) else list(shards)
+    parts = [shards] if isinstance(shards, str | Path) else list(shards)
+    if any(part == "" for part in parts):
+        raise ConfigError("a shard pattern is empty; expected one such as 'shards/train-{0000..0003}.tar'.")
+    return parts

@@ -67,7 +67,7 @@ def test_a_damaged_image_is_named_and_the_engine_lives_on(engine: Decoder, name:
     message = str(caught.value)
     assert "cannot decode image 2 of the batch" in message
     assert f"{len(bad)} bytes, expected a complete image" in message
-    assert "on_error=Skip" in message
+    assert "Replace the file or leave it out." in message
     assert torch.equal(engine.decode([good] * 5, whole(5)), expected)
 
 

@@ -66,7 +66,11 @@ def test_check_passes_when_all_but_the_place_agree() -> None:
         ("fingerprint", "bad", "fingerprint differs: saved 'f00', current 'bad'. Point the loader at the data"),
         ("seed", 1, "seed differs: saved 18446744073709551615, current 1. Make the loader with the saved seed"),
         ("global_batch_size", None, "global_batch_size differs: saved 256, current None. Use the saved global"),
-        ("config", {"fit": "0.2", "k": "8"}, "config.fit differs: saved '0.1', current '0.2'. Make the pipeline"),
+        (
+            "config",
+            {"fit": "0.2", "k": "8"},
+            "config.fit differs: saved '0.1', current '0.2'. Make the loader and its pipeline",
+        ),
         ("config", {"fit": "0.1"}, "config.k differs: saved '8', current None. .*, or start without the state."),
         ("config", {**CURSOR.config, "x": "1"}, "config.x differs: saved None, current '1'."),
     ],

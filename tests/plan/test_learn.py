@@ -134,8 +134,20 @@ def test_no_wide_shape_for_an_image_that_is_a_line() -> None:
     assert (buckets.shapes[0, :, 1] / buckets.shapes[0, :, 0]).max() <= 10
 
 
-@pytest.mark.parametrize("resolution", [8, 20, 29])
+@pytest.mark.parametrize("resolution", [8, 20, 31])
 def test_resolution_below_the_stride_is_refused(resolution: int) -> None:
+    message = f"no shape at resolution {resolution}: it is below stride 32, .* Raise the resolution or lower the stride"
+    with pytest.raises(PlanError, match=message):
+        learn_buckets(random_sizes(0, 10), 2, resolutions=[224, resolution], stride=32)
+
+
+def test_resolution_beyond_any_format_is_refused() -> None:
+    with pytest.raises(ConfigError, match="resolutions must be at most 65535 pixels; got 1000000"):
+        learn_buckets(random_sizes(0, 10), 2, resolutions=[10**6], stride=16)
+
+
+@pytest.mark.parametrize("resolution", [38, 40, 50])
+def test_resolution_without_a_shape_of_its_area_is_refused(resolution: int) -> None:
     message = (
         rf"no shape at resolution {resolution}: .*stride 32 have an area within 15% of {resolution}x{resolution}. "
         "Raise the resolution, lower the stride, or widen area_tolerance."
