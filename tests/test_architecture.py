@@ -22,7 +22,7 @@ MAY_IMPORT = {
     "sources": {"errors", "headers", "plan", "geometry"},
     "decode": {"errors", "headers", "plan", "geometry"},
     "config": {"errors"},
-    "normalize": {"errors"},
+    "normalize": {"errors", "geometry"},
     "batch": {"errors", "geometry"},
     "pipeline": {"errors", "config", "geometry", "normalize", "plan"},
     "runtime": {"errors", "headers", "batch", "decode", "geometry", "pipeline", "plan", "sources"},
