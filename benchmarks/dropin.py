@@ -150,6 +150,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--quick", action="store_true", help="two short rounds, to see that it runs")
+    parser.add_argument("--cases", nargs="+", choices=sorted({case.name for case in CASES}), help="only these")
+    parser.add_argument("--workers", type=int, help="only cases with so many workers")
     parser.add_argument("--json", type=Path, help="write all rates there")
     parser.add_argument("--measure", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -164,6 +166,8 @@ def main() -> None:
         print(f"{images}; {rounds} rounds; torch {torch.__version__}; {os.cpu_count()} cores; samples a second")
         print(f"{'':22}{'torch':>10}{'resflow':>10}{'ratio':>8}{'of rounds':>16}", flush=True)
         for case in CASES:
+            if case.name not in (arguments.cases or case.name) or arguments.workers not in (None, case.workers):
+                continue
             passes = 1 if arguments.quick or case.name != "tensors" else 3
             result = compare(case, folder, tensors, passes, rounds)
             results.append(result)
