@@ -193,8 +193,15 @@ class DataLoader(torch.utils.data.DataLoader[T_co], Generic[T_co]):
             # Workers inherit, or find compiled, what this process has loaded.
             importlib.import_module(f"resflow.decode.{run.engine}")
         finish, self.collate_fn = self.collate_fn, as_it_is  # finished in this process, by the loop
+        persisted = self._iterator
         try:
-            batches = super().__iter__()
+            try:
+                batches = super().__iter__()
+            except READ_ERRORS as error:
+                if persisted is None or isinstance(error, ResflowError):
+                    raise
+                self._iterator = None  # one of the workers that persisted has died; new ones take over
+                batches = super().__iter__()
         except ResflowError:
             raise
         except READ_ERRORS as error:
