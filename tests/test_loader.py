@@ -326,7 +326,10 @@ def test_ctrl_c_ends_the_program_and_its_workers(shards: str) -> None:
     workers = psutil.Process(process.pid).children(recursive=True)
     assert len(workers) >= 2
     os.kill(process.pid, signal.SIGINT)
-    _, errors = process.communicate(timeout=20)
+    try:
+        _, errors = process.communicate(timeout=80)
+    finally:
+        process.kill()
     assert process.returncode != 0
     assert "KeyboardInterrupt" in errors
     _, alive = psutil.wait_procs(workers, timeout=10)
