@@ -312,7 +312,8 @@ def test_an_exception_in_the_loop_ends_the_workers(shards: str) -> None:
 
 def test_ctrl_c_ends_the_program_and_its_workers(shards: str) -> None:
     program = textwrap.dedent(f"""
-        import resflow as rf, time
+        import resflow as rf, signal, time
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs start with it ignored
         loader = rf.DataLoader({shards!r}, batch_size=8, num_workers=2, pipeline=rf.Pipeline(resolution=32, stride=8))
         for batch in loader:
             print("started", flush=True)
@@ -327,7 +328,7 @@ def test_ctrl_c_ends_the_program_and_its_workers(shards: str) -> None:
     assert len(workers) >= 2
     os.kill(process.pid, signal.SIGINT)
     try:
-        _, errors = process.communicate(timeout=80)
+        _, errors = process.communicate(timeout=20)
     finally:
         process.kill()
     assert process.returncode != 0
