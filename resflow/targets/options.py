@@ -1,0 +1,67 @@
+"""How spatial targets are made: a field of `Pipeline`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import inf
+
+from resflow.errors import ConfigError
+
+FORMATS = ("list", "tv_tensors", "padded")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Targets:
+    """How boxes, masks, keypoints and label maps are read, clipped, filtered and handed out.
+
+    Objects keep their order. An object is dropped from boxes, masks and keypoints alike when less than `min_visible`
+    of its box lies on the image's part of the batch, or when a side of its clipped box is shorter than `min_side`.
+
+    Args:
+        member: extension of a shard's member that holds them: "json" for objects, "seg.png" or another .png for a
+            class for each pixel; None takes the one that the sample has. Of no meaning where the source brings targets.
+        format: of objects: "list" (a dict for each image, as torchvision's detectors take them), "tv_tensors" (the
+            same with BoundingBoxes and Mask), or "padded" (a dict of tensors [B, M, ...] with `count` [B]).
+        masks: whether objects come with masks, uint8 [N, H, W].
+        keypoints: whether objects come with keypoints, float32 [N, K, 3].
+        min_visible: least visible share of an object's box, in [0, 1].
+        min_side: least width and height of an object's clipped box, in pixels of the batch, at least 0.
+        ignore_index: class of pixels that show no image, in label maps; in [-32768, 65535].
+
+    Raises:
+        ConfigError: a field has a wrong type or value.
+    """
+
+    member: str | None = None
+    format: str = "list"
+    masks: bool = False
+    keypoints: bool = False
+    min_visible: float = 0.0
+    min_side: float = 1.0
+    ignore_index: int = 255
+
+    def __post_init__(self) -> None:
+        checks = (
+            ("member", self.member is None or isinstance(self.member, str), "the extension of a member, or None"),
+            ("format", self.format in FORMATS, f"one of {', '.join(FORMATS)}"),
+            ("masks", isinstance(self.masks, bool), "True or False"),
+            ("keypoints", isinstance(self.keypoints, bool), "True or False"),
+            ("min_visible", _number(self.min_visible) and 0 <= self.min_visible <= 1, "a share in [0, 1]"),
+            (
+                "min_side",
+                _number(self.min_side) and 0 <= self.min_side < inf,
+                "a number of pixels, at least 0",
+            ),
+            (
+                "ignore_index",
+                type(self.ignore_index) is int and -32768 <= self.ignore_index <= 65535,
+                "a whole number in [-32768, 65535]",
+            ),
+        )
+        for name, sound, expected in checks:
+            if not sound:
+                raise ConfigError(f"Targets.{name} must be {expected}; got {getattr(self, name)!r}")
+
+
+def _number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
