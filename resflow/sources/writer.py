@@ -13,6 +13,7 @@ from typing import IO, Any
 import webdataset
 
 from resflow.errors import ConfigError, SampleError
+from resflow.sources.folders import existing_folder, image_files, unique_keys
 from resflow.sources.groups import IMAGE_EXTENSIONS, split_name
 
 
@@ -108,7 +109,7 @@ def class_folder_samples(folder: str | Path) -> LabelledImages:
     Raises:
         ConfigError: the folder is missing, has no class folders, or a class has no images.
     """
-    root = _folder(folder)
+    root = existing_folder(folder)
     classes = sorted(entry.name for entry in os.scandir(root) if entry.is_dir() and entry.name[0] != ".")
     if not classes:
         raise ConfigError(
@@ -117,14 +118,14 @@ def class_folder_samples(folder: str | Path) -> LabelledImages:
     paths: list[Path] = []
     labels: list[int] = []
     for label, name in enumerate(classes):
-        found = _images(root / name)
+        found = image_files(root / name)
         if not found:
             raise ConfigError(
                 f"class folder {root / name} has no images ({', '.join(IMAGE_EXTENSIONS)}). Add some, or remove it."
             )
         paths.extend(found)
         labels.extend([label] * len(found))
-    return LabelledImages(tuple(paths), _keys(root, paths), tuple(labels), tuple(classes))
+    return LabelledImages(tuple(paths), unique_keys(root, paths), tuple(labels), tuple(classes))
 
 
 def labelled_files(folder: str | Path, pattern: str) -> LabelledImages:
@@ -141,14 +142,14 @@ def labelled_files(folder: str | Path, pattern: str) -> LabelledImages:
         ConfigError: the folder is missing or has no images, the expression is malformed or has no group, or a file's
             name does not match.
     """
-    root = _folder(folder)
+    root = existing_folder(folder)
     try:
         expression = re.compile(pattern)
     except re.error as error:
         raise ConfigError(f"regular expression {pattern!r} is malformed: {error}. Correct it.") from error
     if not expression.groups:
         raise ConfigError(f"regular expression {pattern!r} has no group; expected the class in parentheses.")
-    paths = _images(root)
+    paths = image_files(root)
     if not paths:
         raise ConfigError(f"{root} has no images; expected files ending in {', '.join(IMAGE_EXTENSIONS)}.")
     names: list[str] = []
@@ -162,7 +163,7 @@ def labelled_files(folder: str | Path, pattern: str) -> LabelledImages:
         names.append(match[1])
     classes = sorted(set(names))
     number = {name: label for label, name in enumerate(classes)}
-    return LabelledImages(tuple(paths), _keys(root, paths), tuple(number[n] for n in names), tuple(classes))
+    return LabelledImages(tuple(paths), unique_keys(root, paths), tuple(number[n] for n in names), tuple(classes))
 
 
 class _Staged:
@@ -242,37 +243,3 @@ def _checked_key(sample: Mapping[str, Any], position: int, seen: set[str]) -> st
 
 def _plain(key: str) -> bool:
     return "\0" not in key and not any(part in ("", ".", "..") for part in key.split("/"))
-
-
-def _folder(folder: str | Path) -> Path:
-    root = Path(folder)
-    if not root.is_dir():
-        raise ConfigError(f"{root} is not a folder; expected one with images. Check the path.")
-    return root
-
-
-def _images(root: Path) -> list[Path]:
-    """Image files below `root`, sorted by folder, then name; hidden ones left out."""
-    found: list[Path] = []
-    for folder, folders, files in os.walk(root, followlinks=True):
-        folders[:] = sorted(name for name in folders if name[0] != ".")
-        for name in sorted(files):
-            path = Path(folder, name)
-            if name[0] != "." and path.suffix[1:].lower() in IMAGE_EXTENSIONS:
-                found.append(path)
-    return found
-
-
-def _keys(root: Path, paths: list[Path]) -> tuple[str, ...]:
-    """A key each: the path without its suffix, dots in the name replaced; numbered where two would be the same."""
-    taken: set[str] = set()
-    keys: list[str] = []
-    for path in paths:
-        relative = path.relative_to(root).with_suffix("")
-        plain = relative.with_name(relative.name.replace(".", "_")).as_posix()
-        key, number = plain, 2
-        while key in taken:
-            key, number = f"{plain}_{number}", number + 1
-        taken.add(key)
-        keys.append(key)
-    return tuple(keys)
