@@ -2,6 +2,7 @@
 
 from resflow.geometry.affine import Geometry, Matrices
 from resflow.geometry.fit import Fit
+from resflow.geometry.ramp import Ramp, at, has_ramp, read_ramps, resolution_progress
 from resflow.geometry.views import (
     Affine,
     HorizontalFlip,
@@ -18,9 +19,14 @@ __all__ = [
     "Geometry",
     "HorizontalFlip",
     "Matrices",
+    "Ramp",
     "RandomResizedCrop",
     "Rotate",
     "VerticalFlip",
     "View",
     "apply_views",
+    "at",
+    "has_ramp",
+    "read_ramps",
+    "resolution_progress",
 ]

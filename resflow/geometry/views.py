@@ -3,7 +3,7 @@
 A view is a frozen value with one method. It is given the placement so far, the images' sizes, the batch's shape and its
 own uniform random numbers, and returns the new placement; so a view draws nothing itself and can be tested as a plain
 function. Numbers come from (seed, epoch, sample id, view), so adding one view leaves the draws of the others
-as they are.
+as they are. Where a number stands among a view's fields, a `Ramp` may stand: it follows the schedule's resolution.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from resflow.errors import ConfigError
 from resflow.geometry.affine import Matrices, identity, linear_about, scale_translate
 from resflow.geometry.check import check_range, is_number
 from resflow.geometry.draw import uniforms
+from resflow.geometry.ramp import Magnitude, Ramp, at, fixed, has_ramp
 
 Sizes = npt.NDArray[np.int32]
 Uniforms = npt.NDArray[np.float64]
@@ -59,6 +60,7 @@ def apply_views(
     seed: int,
     epoch: int,
     sample_ids: npt.NDArray[np.int64],
+    progress: float | None = None,
 ) -> Matrices:
     """Apply views one after the other, each with random numbers of its own for each sample.
 
@@ -70,12 +72,18 @@ def apply_views(
         seed: the loader's seed.
         epoch: the epoch.
         sample_ids: int64 [B].
+        progress: of the resolution in its schedule, in [0, 1]; needed, and looked at, only where a view has a Ramp.
 
     Returns:
         float64 [B, 3, 3], source pixels to output pixels.
+
+    Raises:
+        ConfigError: a view has a Ramp and no progress is given.
     """
     seen: dict[str, int] = {}
     for view in views:
+        if progress is not None:
+            view = at(view, progress)
         kind = type(view).__name__
         seen[kind] = seen.get(kind, 0) + 1
         purpose = zlib.crc32(f"{kind}/{seen[kind]}".encode())
@@ -102,14 +110,14 @@ class RandomResizedCrop:
     Source: Szegedy et al., "Going deeper with convolutions" (2014), section 6; torchvision for the ten attempts.
     """
 
-    scale: tuple[float, float] = (0.08, 1.0)
-    ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    scale: tuple[Magnitude, Magnitude] = (0.08, 1.0)
+    ratio: tuple[Magnitude, Magnitude] = (3 / 4, 4 / 3)
 
     _ATTEMPTS = 10
 
     def __post_init__(self) -> None:
-        scale = check_range("RandomResizedCrop.scale", self.scale, 0.0, 1.0, open_low=True)
-        ratio = check_range("RandomResizedCrop.ratio", self.ratio, 0.0, math.inf, open_low=True)
+        scale = _range("RandomResizedCrop.scale", self.scale, 0.0, 1.0, open_low=True)
+        ratio = _range("RandomResizedCrop.ratio", self.ratio, 0.0, math.inf, open_low=True)
         object.__setattr__(self, "scale", scale)
         object.__setattr__(self, "ratio", ratio)
 
@@ -123,15 +131,16 @@ class RandomResizedCrop:
         height, width = size[:, 0].astype(np.float64), size[:, 1].astype(np.float64)
         target_ratio = shape[1] / shape[0]
         area_draw, ratio_draw = uniform[:, 0:-2:2], uniform[:, 1:-2:2]  # [B, attempts] each
-        area = (width * height)[:, None] * _between(self.scale, area_draw)
-        log_ratio = _between((math.log(self.ratio[0]), math.log(self.ratio[1])), ratio_draw)
+        area = (width * height)[:, None] * _between(_fixed("RandomResizedCrop.scale", self.scale), area_draw)
+        least, most = _fixed("RandomResizedCrop.ratio", self.ratio)
+        log_ratio = _between((math.log(least), math.log(most)), ratio_draw)
         ratio = target_ratio * np.exp(log_ratio)
         window_w, window_h = np.sqrt(area * ratio), np.sqrt(area / ratio)  # [B, attempts]
         fits: npt.NDArray[np.bool_] = (window_w <= width[:, None]) & (window_h <= height[:, None])
         rows = np.arange(len(size))
         first = fits.argmax(axis=1)
         # Where no attempt fits: the largest window whose ratio is within bounds.
-        nearest = np.clip(width / height, target_ratio * self.ratio[0], target_ratio * self.ratio[1])
+        nearest = np.clip(width / height, target_ratio * least, target_ratio * most)
         whole_w, whole_h = np.minimum(width, height * nearest), np.minimum(height, width / nearest)
         found = np.asarray(fits.any(axis=1))
         window_w = np.maximum(np.where(found, window_w[rows, first], whole_w), 1.0)
@@ -150,7 +159,7 @@ class HorizontalFlip:
         ConfigError: `p` is not in [0, 1].
     """
 
-    p: float = 0.5
+    p: Magnitude = 0.5
 
     def __post_init__(self) -> None:
         _check_probability("HorizontalFlip", self.p)
@@ -162,7 +171,7 @@ class HorizontalFlip:
 
     def __call__(self, matrix: Matrices, size: Sizes, shape: tuple[int, int], uniform: Uniforms) -> Matrices:
         """See `View`."""
-        return _mirror(shape[1], axis=0, chosen=uniform[:, 0] < self.p) @ matrix
+        return _mirror(shape[1], axis=0, chosen=uniform[:, 0] < fixed("HorizontalFlip.p", self.p)) @ matrix
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,7 +182,7 @@ class VerticalFlip:
         ConfigError: `p` is not in [0, 1].
     """
 
-    p: float = 0.5
+    p: Magnitude = 0.5
 
     def __post_init__(self) -> None:
         _check_probability("VerticalFlip", self.p)
@@ -185,7 +194,7 @@ class VerticalFlip:
 
     def __call__(self, matrix: Matrices, size: Sizes, shape: tuple[int, int], uniform: Uniforms) -> Matrices:
         """See `View`."""
-        return _mirror(shape[0], axis=1, chosen=uniform[:, 0] < self.p) @ matrix
+        return _mirror(shape[0], axis=1, chosen=uniform[:, 0] < fixed("VerticalFlip.p", self.p)) @ matrix
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,18 +211,19 @@ class Affine:
         ConfigError: a value out of its range.
     """
 
-    degrees: float | tuple[float, float] = 0.0
-    translate: tuple[float, float] = (0.0, 0.0)
-    scale: tuple[float, float] = (1.0, 1.0)
-    shear: float | tuple[float, float] = 0.0
+    degrees: Magnitude | tuple[Magnitude, Magnitude] = 0.0
+    translate: tuple[Magnitude, Magnitude] = (0.0, 0.0)
+    scale: tuple[Magnitude, Magnitude] = (1.0, 1.0)
+    shear: Magnitude | tuple[Magnitude, Magnitude] = 0.0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "degrees", _symmetric("Affine.degrees", self.degrees, math.inf))
         object.__setattr__(self, "shear", _symmetric("Affine.shear", self.shear, 90.0))
-        scale = check_range("Affine.scale", self.scale, 0.0, math.inf, open_low=True)
+        scale = _range("Affine.scale", self.scale, 0.0, math.inf, open_low=True)
         object.__setattr__(self, "scale", scale)
         translate = tuple(self.translate) if isinstance(self.translate, Sequence) else ()
-        if len(translate) != 2 or not all(is_number(share) and 0 <= share <= 1 for share in translate):
+        shares = (*at(translate, 0.0), *at(translate, 1.0))
+        if len(translate) != 2 or not all(is_number(share) and 0 <= share <= 1 for share in shares):
             raise ConfigError(f"Affine.translate must be two shares in [0, 1] (x, y); got {self.translate!r}")
         object.__setattr__(self, "translate", translate)
 
@@ -224,15 +234,16 @@ class Affine:
 
     def __call__(self, matrix: Matrices, size: Sizes, shape: tuple[int, int], uniform: Uniforms) -> Matrices:
         """See `View`."""
-        angle = np.deg2rad(_between(_symmetric("Affine.degrees", self.degrees, math.inf), uniform[:, 0]))
-        shear = np.deg2rad(_between(_symmetric("Affine.shear", self.shear, 90.0), uniform[:, 4]))
-        factor = _between(self.scale, uniform[:, 3])
+        degrees, slant = (_symmetric("Affine", value, math.inf) for value in (self.degrees, self.shear))
+        angle = np.deg2rad(_between(_fixed("Affine.degrees", degrees), uniform[:, 0]))
+        shear = np.deg2rad(_between(_fixed("Affine.shear", slant), uniform[:, 4]))
+        factor = _between(_fixed("Affine.scale", self.scale), uniform[:, 3])
         cos, sin = np.cos(angle), np.sin(angle)
         rotation = np.stack([np.stack([cos, sin], -1), np.stack([-sin, cos], -1)], axis=1)  # [B, 2, 2], y points down
         shearing = np.tile(np.eye(2), (len(matrix), 1, 1))
         shearing[:, 0, 1] = np.tan(shear)
         turn = linear_about(factor[:, None, None] * (rotation @ shearing), (shape[1] / 2, shape[0] / 2))
-        reach = np.asarray(self.translate) * (shape[1], shape[0])
+        reach = np.asarray(_fixed("Affine.translate", self.translate)) * (shape[1], shape[0])
         turn[:, :2, 2] += (2 * uniform[:, 1:3] - 1) * reach
         return np.asarray(turn @ matrix)
 
@@ -248,7 +259,7 @@ class Rotate:
         ConfigError: `degrees` is neither a number nor a range in order.
     """
 
-    degrees: float | tuple[float, float]
+    degrees: Magnitude | tuple[Magnitude, Magnitude]
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "degrees", _symmetric("Rotate.degrees", self.degrees, math.inf))
@@ -277,12 +288,30 @@ def _mirror(length: int, axis: int, chosen: npt.NDArray[np.bool_]) -> Matrices:
     return matrix
 
 
-def _symmetric(name: str, value: float | Sequence[float], limit: float) -> tuple[float, float]:
-    pair = (-value, value) if isinstance(value, int | float) else value
-    low, high = check_range(name, pair, -limit, limit, open_low=True, open_high=True)
-    return (float(low), float(high))
+def _range(
+    name: str, value: object, low: float, high: float, *, open_low: bool = False, open_high: bool = False
+) -> tuple[Magnitude, Magnitude]:
+    """Two magnitudes in order within bounds, at both ends of their ramps."""
+    if not has_ramp(value):
+        return check_range(name, value, low, high, open_low=open_low, open_high=open_high)
+    for progress, end in ((0.0, "lowest"), (1.0, "highest")):
+        label = f"{name} at the {end} resolution"
+        check_range(label, at(value, progress), low, high, open_low=open_low, open_high=open_high)
+    first, second = value  # type: ignore[misc]  # a sequence of two, as check_range found
+    return (first, second)
 
 
-def _check_probability(view: str, p: float) -> None:
-    if not is_number(p) or not 0 <= p <= 1:
-        raise ConfigError(f"{view}.p must be a probability in [0, 1]; got {p!r}")
+def _fixed(name: str, pair: tuple[Magnitude, Magnitude]) -> tuple[float, float]:
+    return (fixed(name, pair[0]), fixed(name, pair[1]))
+
+
+def _symmetric(name: str, value: Magnitude | Sequence[Magnitude], limit: float) -> tuple[Magnitude, Magnitude]:
+    pair = (-value, value) if isinstance(value, int | float | Ramp) else value
+    low, high = _range(name, pair, -limit, limit, open_low=True, open_high=True)
+    return (float(low) if not isinstance(low, Ramp) else low, float(high) if not isinstance(high, Ramp) else high)
+
+
+def _check_probability(view: str, p: Magnitude) -> None:
+    for end in (at(p, 0.0), at(p, 1.0)):
+        if not is_number(end) or not 0 <= fixed(view, end) <= 1:
+            raise ConfigError(f"{view}.p must be a probability in [0, 1]; got {p!r}")
