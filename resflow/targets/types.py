@@ -10,9 +10,14 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from resflow.errors import TargetError
+
 Segmentation: TypeAlias = Sequence[Sequence[float]] | Mapping[str, Any] | npt.NDArray[np.uint8]
 """One object's mask as COCO writes it: polygons [[x0, y0, x1, y1, ...], ...] in pixel edges, an RLE dict ("size" [H, W]
 and "counts", a list, str or bytes), or uint8 [H, W] of the source image's size, 0 or 1."""
+
+KeypointPairs: TypeAlias = tuple[tuple[int, int], ...]
+"""Places of keypoints that change names in a mirror: left and right eye, left and right ear, ..."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -25,9 +30,13 @@ class Annotation:
         area: float64 [N], square pixels, as the dataset states them; else of the boxes.
         iscrowd: bool [N], whether a region of many objects that evaluation passes over.
         image_id: the dataset's number of the image.
-        masks: N masks as COCO writes them; None where the dataset has none.
+        masks: N masks as COCO writes them (None for an object without one); None where the dataset has none.
         keypoints: float64 [N, K, 3], x and y in pixel edges and visibility (0 not labelled, 1 hidden, 2 visible); None
             where the dataset has none.
+        keypoint_pairs: which keypoints swap places when an image is mirrored.
+
+    Raises:
+        TargetError: a dtype or shape is wrong, a number is not finite, a box ends before it begins.
     """
 
     boxes: npt.NDArray[np.float64]
@@ -35,11 +44,49 @@ class Annotation:
     area: npt.NDArray[np.float64]
     iscrowd: npt.NDArray[np.bool_]
     image_id: int
-    masks: tuple[Segmentation, ...] | None = None
+    masks: tuple[Segmentation | None, ...] | None = None
     keypoints: npt.NDArray[np.float64] | None = None
+    keypoint_pairs: KeypointPairs = ()
+
+    def __post_init__(self) -> None:
+        count = len(self.boxes)
+        _check("boxes", self.boxes, np.float64, (count, 4))
+        _check("labels", self.labels, np.int64, (count,))
+        _check("area", self.area, np.float64, (count,))
+        _check("iscrowd", self.iscrowd, np.bool_, (count,))
+        if count and not (self.boxes[:, :2] <= self.boxes[:, 2:]).all():
+            bad = int(np.argmin((self.boxes[:, :2] <= self.boxes[:, 2:]).all(axis=1)))
+            raise TargetError(
+                f"a box must be left, top, right, bottom with right >= left and bottom >= top; got "
+                f"{self.boxes[bad].tolist()} for object {bad}. Boxes given as x, y, width, height must be turned first."
+            )
+        if self.masks is not None and len(self.masks) != count:
+            raise TargetError(f"masks must be one for each box; got {len(self.masks)} masks and {count} boxes")
+        if self.keypoints is not None:
+            points = self.keypoints.shape[1] if self.keypoints.ndim == 3 else -1
+            _check("keypoints", self.keypoints, np.float64, (count, points, 3))
+            if not all(0 <= place < points for pair in self.keypoint_pairs for place in pair):
+                raise TargetError(
+                    f"keypoint_pairs must be places of {points} keypoints, from 0; got {self.keypoint_pairs}"
+                )
 
     def __len__(self) -> int:
         return len(self.boxes)
+
+    @classmethod
+    def empty(cls, image_id: int = -1) -> Annotation:
+        """No objects: of an image that shows none, or of a blank place in a batch."""
+        none = np.zeros(0)
+        return cls(np.zeros((0, 4)), none.astype(np.int64), none, none.astype(np.bool_), image_id, masks=())
+
+
+def _check(name: str, array: npt.NDArray[Any], dtype: type[np.generic], shape: tuple[int, ...]) -> None:
+    expected = f"{name} must be {dtype.__name__} {['K' if n < 0 else n for n in shape]}"
+    if array.dtype != dtype or array.shape != shape:
+        raise TargetError(f"{expected}; got {array.dtype} {list(array.shape)}".replace("'", ""))
+    if dtype is np.float64 and not np.isfinite(array).all():
+        bad = int(np.argmin(np.isfinite(array).reshape(shape[0], -1).all(axis=1)))
+        raise TargetError(f"{name} must be finite; got {array[bad].tolist()} for object {bad}")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -47,10 +94,34 @@ class LabelMap:
     """A class for each pixel of one image, as a source gives it.
 
     Args:
-        encoded: the bytes of a PNG file of the image's own size: palette or greyscale, whose values are the classes.
+        encoded: the bytes of a PNG file of the image's own size: palette or greyscale, whose values are the classes; or
+            the classes themselves, uint8 or int32 [h, w] (see `from_array`).
     """
 
-    encoded: bytes | memoryview
+    encoded: bytes | memoryview | npt.NDArray[np.uint8] | npt.NDArray[np.int32]
+
+    @classmethod
+    def from_array(cls, classes: npt.NDArray[Any]) -> LabelMap:
+        """Classes that are decoded already.
+
+        Args:
+            classes: whole numbers [h, w] or [1, h, w], of the image's own size, from -32768 to 65535.
+
+        Raises:
+            TargetError: another dtype, shape or value.
+        """
+        plane = classes[0] if classes.ndim == 3 and len(classes) == 1 else classes
+        if plane.ndim != 2 or plane.dtype.kind not in "biu":
+            raise TargetError(
+                f"a label map must be whole numbers [h, w]; got {classes.dtype} {list(classes.shape)}. "
+                "Turn its colours or probabilities into class numbers first."
+            )
+        if plane.dtype in (np.bool_, np.uint8):
+            return cls(plane.astype(np.uint8, copy=False))
+        low, high = (int(plane.min()), int(plane.max())) if plane.size else (0, 0)
+        if low < -32768 or high > 65535:
+            raise TargetError(f"classes of a label map must be from -32768 to 65535; got {low} to {high}")
+        return cls(plane.astype(np.uint8) if low >= 0 and high <= 255 else plane.astype(np.int32))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -64,8 +135,10 @@ class Instances:
         area: float32 [M], square pixels.
         iscrowd: int64 [M], 0 or 1.
         image_id: int64 [B].
+        visible: float32 [M], the share of the dataset's box that is left after all that was cut off, in [0, 1].
         masks: uint8 [M, H, W], 0 or 1, where asked for.
         keypoints: float32 [M, K, 3], x and y in pixel edges and visibility, where asked for.
+        keypoint_pairs: which keypoints swap places when an image is mirrored.
     """
 
     counts: torch.Tensor
@@ -74,8 +147,10 @@ class Instances:
     area: torch.Tensor
     iscrowd: torch.Tensor
     image_id: torch.Tensor
+    visible: torch.Tensor
     masks: torch.Tensor | None = None
     keypoints: torch.Tensor | None = None
+    keypoint_pairs: KeypointPairs = ()
 
     def __len__(self) -> int:
         return len(self.counts)
@@ -84,4 +159,4 @@ class Instances:
     def image(self) -> torch.Tensor:
         """int64 [M], place in the batch of the image that each object belongs to."""
         places = torch.arange(len(self.counts), device=self.counts.device)
-        return torch.repeat_interleave(places, self.counts)
+        return torch.repeat_interleave(places, self.counts, output_size=len(self.boxes))
