@@ -6,27 +6,43 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from resflow.sources.annotated import AnnotatedSource
     from resflow.sources.base import NO_TARGET, Pixels, Sample, Source
     from resflow.sources.class_folders import ClassFolderShards
+    from resflow.sources.coco import Coco
     from resflow.sources.collate import collate_targets, emptied
     from resflow.sources.dataset import DatasetSource
     from resflow.sources.index_file import ShardIndex, build_index, open_index, write_index
+    from resflow.sources.lint import LintReport, Problem
+    from resflow.sources.mask_folder import MaskFolder
+    from resflow.sources.panoptic import CocoPanoptic
     from resflow.sources.paths import index_path
     from resflow.sources.recognised import RecognisedSource, dataset_source, recognise
+    from resflow.sources.sharding import source_samples
     from resflow.sources.shards import ShardSource
+    from resflow.sources.voc import Voc
     from resflow.sources.writer import LabelledImages, class_folder_samples, labelled_files, write_shards
+    from resflow.sources.yolo import Yolo
 
 __all__ = [
     "NO_TARGET",
+    "AnnotatedSource",
     "ClassFolderShards",
+    "Coco",
+    "CocoPanoptic",
     "DatasetSource",
     "LabelledImages",
+    "LintReport",
+    "MaskFolder",
     "Pixels",
+    "Problem",
     "RecognisedSource",
     "Sample",
     "ShardIndex",
     "ShardSource",
     "Source",
+    "Voc",
+    "Yolo",
     "build_index",
     "class_folder_samples",
     "collate_targets",
@@ -36,21 +52,30 @@ __all__ = [
     "labelled_files",
     "open_index",
     "recognise",
+    "source_samples",
     "write_index",
     "write_shards",
 ]
 
 _HOME = {
-    "NO_TARGET": "base",
+    "AnnotatedSource": "annotated",
     "ClassFolderShards": "class_folders",
+    "Coco": "coco",
+    "CocoPanoptic": "panoptic",
     "DatasetSource": "dataset",
     "LabelledImages": "writer",
+    "LintReport": "lint",
+    "MaskFolder": "mask_folder",
+    "NO_TARGET": "base",
     "Pixels": "base",
+    "Problem": "lint",
     "RecognisedSource": "recognised",
     "Sample": "base",
     "ShardIndex": "index_file",
     "ShardSource": "shards",
     "Source": "base",
+    "Voc": "voc",
+    "Yolo": "yolo",
     "build_index": "index_file",
     "class_folder_samples": "writer",
     "collate_targets": "collate",
@@ -60,6 +85,7 @@ _HOME = {
     "labelled_files": "writer",
     "open_index": "index_file",
     "recognise": "recognised",
+    "source_samples": "sharding",
     "write_index": "index_file",
     "write_shards": "writer",
 }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from resflow.errors import ConfigError
 from resflow.sources.groups import IMAGE_EXTENSIONS
@@ -34,7 +34,7 @@ def image_files(root: Path) -> list[Path]:
     return found
 
 
-def unique_keys(root: Path, paths: Sequence[Path]) -> tuple[str, ...]:
+def unique_keys(root: PurePath, paths: Sequence[PurePath]) -> tuple[str, ...]:
     """A key each: the path without its suffix, dots in the name replaced; numbered where two would be the same."""
     taken: set[str] = set()
     keys: list[str] = []

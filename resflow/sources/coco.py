@@ -1,0 +1,148 @@
+"""COCO annotation files: instances and person keypoints."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from resflow.errors import ConfigError
+from resflow.sources.annotated import AnnotatedSource
+from resflow.sources.coco_json import CocoFile, coco_images, is_panoptic, read_coco
+from resflow.sources.keep import open_objects
+from resflow.sources.lint import Problem, check_on_error
+from resflow.sources.objects import Found
+
+
+class Coco(AnnotatedSource):
+    """Images with the objects of a COCO annotation file: boxes, polygons, RLE crowds, keypoints.
+
+    Samples come in the order of the images' numbers, those without objects too, as torchvision's CocoDetection has
+    them. Labels are the file's category ids, as torchvision's references and weights use them. Coordinates are taken
+    as they stand (no half pixel is added to keypoints), as pycocotools and torchvision do; boxes become edges
+    (x, y, x + w, y + h), and what hangs over the image's edge by up to a pixel is clipped.
+
+    Args:
+        images: folder that the file names in the annotations are relative to.
+        annotations: a file (instances or person_keypoints); or several of the same images, whose records are joined
+            by their ids: so instances and person_keypoints give all objects, those of persons with keypoints.
+        upright: whether coordinates are those of the image after EXIF orientation, as OpenCV opens it; COCO's own are
+            those of the stored pixels, as PIL opens them.
+        on_error: "raise" refuses a dataset with problems and names them; "drop" leaves out the objects (and the
+            images that cannot be read, or have another size than stated), logs how many, and keeps the report.
+
+    Attributes:
+        categories: names by category id.
+        problems: the `LintReport`.
+        keypoint_names: names of an object's keypoints, () where there are none.
+        keypoint_pairs: places of left_ and right_ of a name, which a mirror swaps.
+        skeleton: pairs of places of keypoints that are joined, counted from 0.
+
+    Raises:
+        ConfigError: a file that cannot be read or is none of COCO's, or no image is left.
+        TargetError: there are problems, and `on_error` is "raise".
+    """
+
+    def __init__(
+        self,
+        images: str | Path,
+        annotations: str | Path | Sequence[str | Path],
+        *,
+        upright: bool = False,
+        on_error: str = "raise",
+    ) -> None:
+        check_on_error(on_error)
+        coco = read_coco(annotations)
+        if is_panoptic(coco):
+            raise ConfigError(f"{coco.where} is a panoptic file. Open it as CocoPanoptic(images, annotations, masks).")
+        self.keypoint_names, self.skeleton = _keypoints(coco)
+        self.keypoint_pairs = mirrored_pairs(self.keypoint_names)
+        files, sizes, numbers, problems = coco_images(coco, images, upright)
+        places = {number: place for place, number in enumerate(coco.images)}
+        found = []
+        for record in coco.annotations:
+            item = _object(record, places, coco.where)
+            if isinstance(item, Problem):
+                problems.append(item)
+            else:
+                found.append(item)
+        kept = open_objects(
+            found,
+            files,
+            sizes,
+            numbers,
+            name=coco.where,
+            problems=coco.problems + problems,
+            categories=set(coco.categories),
+            keypoints=len(self.keypoint_names),
+            pairs=self.keypoint_pairs,
+            where=lambda item: f"{coco.where} annotation {item.line}",
+            on_error=on_error,
+        )
+        super().__init__(
+            kept.files,
+            kept.sizes,
+            kept.objects,
+            categories=coco.names,
+            problems=kept.report,
+            described=kept.objects.described(),
+        )
+
+
+def mirrored_pairs(names: Sequence[str]) -> tuple[tuple[int, int], ...]:
+    """Places of keypoints that a mirror swaps: left_ and right_ of the same name.
+
+    Args:
+        names: of K keypoints, such as "left_eye".
+
+    Returns:
+        Pairs (left, right) of places in [0, K).
+    """
+    places = {name: place for place, name in enumerate(names)}
+    rights = ((place, name.replace("left", "right", 1)) for name, place in places.items() if name.startswith("left"))
+    return tuple((left, places[right]) for left, right in rights if right in places)
+
+
+def _keypoints(coco: CocoFile) -> tuple[tuple[str, ...], tuple[tuple[int, int], ...]]:
+    """Names and skeleton (counted from 0) of the keypoints of all categories that have some."""
+    kinds = {
+        (tuple(map(str, record["keypoints"])), tuple((int(a) - 1, int(b) - 1) for a, b in record.get("skeleton", ())))
+        for record in coco.categories.values()
+        if record.get("keypoints")
+    }
+    if len(kinds) > 1:
+        raise ConfigError(
+            f"{coco.where} has categories with different keypoints: {sorted(names for names, _ in kinds)}; expected "
+            "one set of keypoints a file. Split the file."
+        )
+    return kinds.pop() if kinds else ((), ())
+
+
+def _object(record: dict[str, Any], places: dict[int, int], where: str) -> Found | Problem:
+    number = record["id"]
+    where = f"{where} annotation {number}"
+    try:
+        image, label = record["image_id"], record["category_id"]
+        left, top, width, height = map(float, record["bbox"])
+        area, points = record.get("area"), record.get("keypoints")
+        if image not in places:
+            return Problem("unknown image", "", where, f"image {image!r} is not in the list of images")
+        if type(label) is not int:
+            return Problem("unknown category", "", where, f"category {label!r} is no number")
+        return Found(
+            image=places[image],
+            line=number,
+            label=label,
+            box=(left, top, left + width, top + height),
+            area=None if area is None else float(area),
+            iscrowd=bool(record.get("iscrowd", 0)),
+            mask=record.get("segmentation") or None,
+            keypoints=None if points is None else np.asarray(points, np.float64).ravel().tolist(),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        said = f"no {error}" if isinstance(error, KeyError) else str(error)
+        return Problem(
+            "unreadable annotation", "", where, f"{said}; expected image_id, category_id and bbox [x, y, w, h]"
+        )

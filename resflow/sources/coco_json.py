@@ -1,0 +1,160 @@
+"""COCO's annotation files: read, joined, and their records checked one by one."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from resflow.errors import ConfigError
+from resflow.sources.annotated import Files, measured_sizes
+from resflow.sources.lint import Problem
+
+_PARTS = ("images", "annotations", "categories")
+
+
+class CocoFile(NamedTuple):
+    """One annotation file, or several of the same images joined.
+
+    Args:
+        where: name of the file, or of the files, for messages.
+        images: image records by number, in the order of their numbers, as torchvision's CocoDetection has them.
+        annotations: annotation records in the order of the file.
+        categories: category records by number.
+        problems: records that could not be taken.
+    """
+
+    where: str
+    images: dict[int, dict[str, Any]]
+    annotations: list[dict[str, Any]]
+    categories: dict[int, dict[str, Any]]
+    problems: list[Problem]
+
+    @property
+    def names(self) -> dict[int, str]:
+        """Names of the categories by number."""
+        return {number: str(record.get("name", number)) for number, record in self.categories.items()}
+
+
+def read_coco(paths: str | Path | Sequence[str | Path]) -> CocoFile:
+    """Read annotation files; those of several are joined record by record, by their numbers.
+
+    Args:
+        paths: a file, or several that speak of the same images, such as instances and person_keypoints.
+
+    Returns:
+        What they hold; a record without what it needs, and one whose number came before, is a problem.
+
+    Raises:
+        ConfigError: a file cannot be read, or is not a COCO annotation file.
+    """
+    files = [paths] if isinstance(paths, str | Path) else list(paths)
+    if not files:
+        raise ConfigError("no annotation file was named; expected the path of a COCO JSON file")
+    parts = [_read_one(Path(path)) for path in files]
+    if len(parts) == 1:
+        return parts[0]
+    if any(is_panoptic(part) for part in parts):
+        raise ConfigError("panoptic annotation files cannot be joined with others. Open each as a CocoPanoptic.")
+    images: dict[int, dict[str, Any]] = {}
+    categories: dict[int, dict[str, Any]] = {}
+    annotations: dict[int, dict[str, Any]] = {}
+    for part in parts:
+        for number, record in part.images.items():
+            images[number] = {**images.get(number, {}), **record}
+        for number, record in part.categories.items():
+            categories[number] = {**categories.get(number, {}), **record}
+        for record in part.annotations:
+            annotations[record["id"]] = {**annotations.get(record["id"], {}), **record}
+    return CocoFile(
+        where=" + ".join(part.where for part in parts),
+        images=dict(sorted(images.items())),
+        annotations=list(annotations.values()),
+        categories=categories,
+        problems=[problem for part in parts for problem in part.problems],
+    )
+
+
+def is_panoptic(coco: CocoFile) -> bool:
+    """Whether an annotation file is in COCO's panoptic form."""
+    return any("segments_info" in record for record in coco.annotations[:1])
+
+
+def coco_images(
+    coco: CocoFile, folder: str | Path, upright: bool
+) -> tuple[Files, npt.NDArray[np.int32], npt.NDArray[np.int64], list[Problem]]:
+    """The images of an annotation file, and whether their files are what it says.
+
+    Args:
+        coco: what the annotation file holds.
+        folder: holds the images by their file_name.
+        upright: as in `Files`.
+
+    Returns:
+        N files; int32 [N, 2], height and width, (0, 0) of one to be left out; int64 [N], numbers; problems.
+    """
+    files = Files(os.fspath(folder), [record["file_name"] for record in coco.images.values()], upright)
+    sizes, problems = measured_sizes(files, coco.where)
+    for place, record in enumerate(coco.images.values()):
+        found = tuple(sizes[place].tolist())
+        stated = (record.get("height"), record.get("width"))
+        if found == (0, 0) or None in stated or found == stated:
+            continue
+        turned = f" Turned it would fit: try upright={not upright}." if found == stated[::-1] else ""
+        what = f"stated {stated[0]} x {stated[1]} (H x W), the file has {found[0]} x {found[1]}.{turned}"
+        problems.append(Problem("size mismatch", files.names[place], f"{coco.where} image {record['id']}", what))
+        sizes[place] = 0
+    return files, sizes, np.array(list(coco.images), np.int64), problems
+
+
+def _read_one(path: Path) -> CocoFile:
+    try:
+        data = json.loads(path.read_bytes())
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror}. Check the path.") from error
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"{path} is not JSON: {error}. Fetch or write it again.") from error
+    if not isinstance(data, dict) or not all(isinstance(data.get(part), list) for part in _PARTS):
+        got = f"keys {sorted(data)}" if isinstance(data, dict) else f"a {type(data).__name__}"
+        raise ConfigError(
+            f"{path} is not a COCO annotation file: expected lists {', '.join(_PARTS)}; got {got}. Name the file of "
+            "instances, person_keypoints or panoptic."
+        )
+    where, problems = path.name, list[Problem]()
+    images = _numbered(data["images"], "image", where, problems)
+    categories = _numbered(data["categories"], "category", where, problems)
+    annotations = [record for record in data["annotations"] if isinstance(record, dict)]
+    problems += [
+        Problem("unreadable annotation", "", where, f"an annotation that is a {type(record).__name__}")
+        for record in data["annotations"]
+        if not isinstance(record, dict)
+    ]
+    if annotations and "segments_info" not in annotations[0]:
+        annotations = list(_numbered(annotations, "annotation", where, problems, in_order=False).values())
+    return CocoFile(where, images, annotations, categories, problems)
+
+
+def _numbered(
+    records: list[Any], what: str, where: str, problems: list[Problem], *, in_order: bool = True
+) -> dict[int, dict[str, Any]]:
+    """Records by their `id`; the rest become problems."""
+    found: dict[int, dict[str, Any]] = {}
+    for place, record in enumerate(records):
+        number = record.get("id") if isinstance(record, dict) else None
+        named = what != "image" or (isinstance(record, dict) and isinstance(record.get("file_name"), str))
+        if type(number) is not int or not named:
+            said = f"record {place} of the list of {what} records has id {number!r}"
+            problems.append(
+                Problem("unreadable annotation", "", where, f"{said}; expected a whole number (and a file_name)")
+            )
+        elif number in found:
+            key = record.get("file_name", "") if what == "image" else ""
+            problems.append(Problem("duplicate", key, where, f"{what} {number} came before"))
+        else:
+            found[number] = record
+    return dict(sorted(found.items())) if in_order else found

@@ -1,0 +1,78 @@
+"""From what a dataset's files say of its objects to what is kept of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from resflow.sources.annotated import Files
+from resflow.sources.lint import LintReport, Problem, settle
+from resflow.sources.object_checks import checked_objects
+from resflow.sources.objects import Found, Objects, kept_objects
+from resflow.targets.types import KeypointPairs
+
+
+class Kept(NamedTuple):
+    """What is left of a dataset: files, sizes int32 [N, 2], and objects of N images; and what was wrong."""
+
+    files: Files
+    sizes: npt.NDArray[np.int32]
+    objects: Objects
+    report: LintReport
+
+
+def open_objects(
+    found: Sequence[Found],
+    files: Files,
+    sizes: npt.NDArray[np.int32],
+    image_ids: npt.NDArray[np.int64],
+    *,
+    name: str,
+    problems: Sequence[Problem],
+    categories: Collection[int] | None,
+    keypoints: int,
+    pairs: KeypointPairs = (),
+    where: Callable[[Found], str],
+    on_error: str,
+) -> Kept:
+    """Check the objects of a dataset and keep the sound ones.
+
+    Args:
+        found: all objects.
+        files: all images.
+        sizes: int32 [N, 2], (0, 0) of images to be left out.
+        image_ids: int64 [N].
+        name: the dataset's, for messages.
+        problems: what is wrong besides.
+        categories: as in `checked_objects`, and so are `keypoints` and `where`.
+        keypoints: how many an object has.
+        pairs: which of them swap places in a mirror.
+        where: the place of an object.
+        on_error: "raise" or "drop".
+
+    Returns:
+        What is kept.
+
+    Raises:
+        TargetError: there are problems, and `on_error` is "raise".
+    """
+    sound, wrong = checked_objects(found, files.names, sizes, categories=categories, keypoints=keypoints, where=where)
+    report = LintReport(name, (*problems, *wrong), len(files.names), len(found))
+    settle(report, on_error)
+    files, images = kept_files(files, sizes)
+    place = np.cumsum(images) - 1  # of a kept image among those kept
+    rest = [
+        item._replace(image=int(place[item.image])) for item, good in zip(found, sound.tolist(), strict=True) if good
+    ]
+    objects = kept_objects(rest, image_ids[images], sizes[images], keypoints, pairs)
+    return Kept(files, sizes[images], objects, report)
+
+
+def kept_files(files: Files, sizes: npt.NDArray[np.int32]) -> tuple[Files, npt.NDArray[np.bool_]]:
+    """The files that have a size, and which they are, bool [N]."""
+    images: npt.NDArray[np.bool_] = np.logical_and.reduce(sizes > 0, axis=1)
+    names = [name for name, keep in zip(files.names, images.tolist(), strict=True) if keep]
+    return files._replace(names=names), images
