@@ -8,6 +8,7 @@ import typer
 
 from resflow.cli.demo import demo
 from resflow.cli.index import index
+from resflow.cli.shard import shard
 from resflow.errors import ResflowError
 
 app = typer.Typer(
@@ -19,6 +20,7 @@ app = typer.Typer(
     rich_markup_mode=None,  # formatting help with rich costs 0.3 s
 )
 app.command()(index)
+app.command()(shard)
 app.command()(demo)
 
 

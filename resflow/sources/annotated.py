@@ -116,6 +116,9 @@ class AnnotatedSource:
         ConfigError: no image is left.
     """
 
+    keypoint_names: tuple[str, ...] = ()
+    skeleton: tuple[tuple[int, int], ...] = ()
+
     def __init__(
         self,
         files: Files,
