@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from resflow.errors import TargetError
 from resflow.geometry import Geometry
-from resflow.targets.masks import Lookup
+from resflow.targets.draw import Lookup
 from resflow.targets.move import hulls, move_points, swapped
 from resflow.targets.types import KeypointPairs
 
@@ -135,7 +135,7 @@ def invert_masks(masks: Ragged, geometry: Geometry, *, fill: float = 0) -> list[
         if one.is_floating_point():
             moved = _interpolated(planes, torch.from_numpy(matrix), (height, width), fill)
         else:
-            moved = Lookup(matrix, size, (height, width), one.device).sample(planes, int(fill))
+            moved = Lookup(np.linalg.inv(matrix), size, (height, width)).sample(planes, int(fill))
         inverted.append(moved.reshape(*one.shape[:-2], height, width))
     return inverted
 

@@ -13,7 +13,7 @@ from PIL import Image, UnidentifiedImageError
 
 from resflow.errors import TargetError
 from resflow.geometry import Geometry, Matrices
-from resflow.targets.masks import Lookup
+from resflow.targets.draw import Lookup
 from resflow.targets.options import Targets
 from resflow.targets.types import LabelMap
 
@@ -42,11 +42,10 @@ def place_label_maps(maps: Sequence[LabelMap | None], geometry: Geometry, option
     decoded = [None if one is None else _decoded(one, sizes[place], place) for place, one in enumerate(maps)]
     dtype = _smallest([one for one in decoded if one is not None], options.ignore_index)
     output = torch.full((len(maps), *geometry.output_size), options.ignore_index, dtype=dtype)
-    inverse = np.linalg.inv(geometry.matrix)
     for place, classes in enumerate(decoded):
         if classes is not None:
             plane = torch.from_numpy(classes).to(dtype)[None]
-            lookup = Lookup(inverse[place], sizes[place], geometry.output_size)
+            lookup = Lookup(geometry.matrix[place], sizes[place], geometry.output_size)
             output[place] = lookup.sample(plane, options.ignore_index)[0]
     return output
 
@@ -68,11 +67,11 @@ def move_label_maps(
     moves = matrix.detach().cpu().double().numpy() if isinstance(matrix, torch.Tensor) else matrix
     size = (maps.shape[1], maps.shape[2])
     output = maps.new_empty((len(maps), *output_size))
-    for plane, moved, one, inverse in zip(maps, output, moves, np.linalg.inv(moves), strict=True):
+    for plane, moved, one in zip(maps, output, moves, strict=True):
         if size == output_size and np.array_equal(one, np.eye(3)):
             moved.copy_(plane)
         else:
-            moved.copy_(Lookup(inverse, size, output_size, maps.device).sample(plane[None], options.ignore_index)[0])
+            moved.copy_(Lookup(one, size, output_size).sample(plane[None], options.ignore_index)[0])
     return output
 
 

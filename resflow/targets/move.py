@@ -14,9 +14,8 @@ import torch
 from resflow.errors import TargetError
 from resflow.geometry import Geometry, Matrices
 from resflow.geometry.affine import is_axis_aligned
-from resflow.targets.draw import draw_masks
+from resflow.targets.draw import draw_masks, warp_masks
 from resflow.targets.label_maps import move_label_maps, place_label_maps
-from resflow.targets.masks import Lookup, bounds
 from resflow.targets.options import Targets
 from resflow.targets.types import Annotation, Instances, KeypointPairs
 
@@ -191,12 +190,8 @@ def _warped(
     masks = instances.masks
     if masks is None:
         raise TargetError("no masks: masks were asked for, and the instances have none. Place them with masks, too.")
-    moved = masks[places]
     counts = torch.bincount(instances.image[places], minlength=len(instances)).tolist()
-    for planes, one, inverse in zip(torch.split(moved, counts), matrix, np.linalg.inv(matrix), strict=True):
-        if len(planes) and not np.array_equal(one, np.eye(3)):
-            planes.copy_(Lookup(inverse, size, size, masks.device).sample(planes))
-    return moved, bounds(moved)
+    return warp_masks(masks, places, counts, matrix, size)
 
 
 def _joined(annotations: Sequence[Annotation], options: Targets) -> Instances:
