@@ -1,0 +1,286 @@
+"""COCO's files give what pycocotools reads in them; what is wrong in them is named."""
+
+from __future__ import annotations
+
+import copy
+import io
+import json
+import logging
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from pycocotools import mask as coco_masks
+from pycocotools.coco import COCO
+
+from resflow.errors import ConfigError, TargetError
+from resflow.sources import Coco, Source
+from resflow.sources.coco import mirrored_pairs
+from resflow.sources.run_lengths import compressed_counts
+from resflow.targets import Annotation
+from resflow.targets.masks import decode_mask
+from tests.sources.annotated_sets import coco_set, picture, real
+
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning:pycocotools")
+
+
+def target(source: Coco, number: int) -> Annotation:
+    found = source.read(np.array([number]))[0].target
+    assert isinstance(found, Annotation)
+    return found
+
+
+def check_against_pycocotools(source: Coco, path: Path, images: Path) -> None:
+    reference = COCO(str(path))
+    numbers = sorted(reference.imgs)
+    assert len(source) == len(numbers)
+    assert source.categories == {number: record["name"] for number, record in sorted(reference.cats.items())}
+    for place, number in enumerate(numbers):
+        record, objects = reference.imgs[number], reference.loadAnns(reference.getAnnIds(number))
+        (sample,) = source.read(np.array([place]))
+        assert bytes(sample.image) == (images / record["file_name"]).read_bytes()
+        assert source.index.size[place].tolist() == [record["height"], record["width"]]
+        found = target(source, place)
+        assert found.image_id == number
+        expected = np.array([item["bbox"] for item in objects], np.float64).reshape(-1, 4)
+        expected[:, 2:] += expected[:, :2]
+        limits = [record["width"], record["height"]] * 2
+        assert np.array_equal(found.boxes, np.clip(expected, 0, limits))
+        assert found.labels.tolist() == [item["category_id"] for item in objects]
+        assert found.area.tolist() == [item["area"] for item in objects]
+        assert found.iscrowd.tolist() == [bool(item["iscrowd"]) for item in objects]
+        size = (record["height"], record["width"])
+        assert found.masks is not None
+        for mask, item in zip(found.masks, objects, strict=True):
+            assert np.array_equal(decode_mask(mask, size), reference.annToMask(item))
+        if any("keypoints" in item for item in objects):
+            assert found.keypoints is not None
+            assert found.keypoints.reshape(len(objects), -1).tolist() == [item["keypoints"] for item in objects]
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+@pytest.mark.parametrize("kind", ["instances", "person_keypoints"])
+def test_coco_mini_is_what_pycocotools_reads(split: str, kind: str) -> None:
+    root = real("coco-mini")
+    images, path = root / f"{split}2017", root / "annotations" / f"{kind}_{split}2017.json"
+    source = Coco(images, path)
+    assert isinstance(source, Source)
+    assert len(source.problems) == 0
+    check_against_pycocotools(source, path, images)
+
+
+def test_the_check_against_pycocotools_can_fail(tmp_path: Path) -> None:
+    root = real("coco-mini")
+    images, path = root / "val2017", root / "annotations" / "instances_val2017.json"
+    data = json.loads(path.read_text())
+    for plant in ("bbox", "category_id", "segmentation", "iscrowd"):
+        changed = copy.deepcopy(data)
+        record = next(item for item in changed["annotations"] if not item["iscrowd"])
+        other: dict[str, Any] = {
+            "bbox": [record["bbox"][0] + 0.01, *record["bbox"][1:]],
+            "category_id": 2 if record["category_id"] == 1 else 1,
+            "segmentation": [[1, 1, 9, 1, 9, 9]],
+            "iscrowd": 1,
+        }
+        record[plant] = other[plant]
+        planted = tmp_path / "planted.json"
+        planted.write_text(json.dumps(changed))
+        with pytest.raises(AssertionError):
+            check_against_pycocotools(Coco(images, planted), path, images)
+
+
+def test_instances_and_keypoints_of_the_same_images_are_joined() -> None:
+    root = real("coco-mini")
+    files = [root / "annotations" / f"{kind}_val2017.json" for kind in ("instances", "person_keypoints")]
+    joined, alone, persons = (Coco(root / "val2017", which) for which in (files, files[0], files[1]))
+    assert joined.categories == alone.categories
+    assert joined.keypoint_names == persons.keypoint_names
+    assert joined.keypoint_pairs == ((1, 2), (3, 4), (5, 6), (7, 8), (9, 10), (11, 12), (13, 14), (15, 16))
+    assert joined.skeleton[0] == (15, 13)
+    for number in range(len(joined)):
+        both, boxes, points = target(joined, number), target(alone, number), target(persons, number)
+        assert np.array_equal(both.boxes, boxes.boxes)
+        assert both.masks == boxes.masks
+        assert both.keypoints is not None
+        assert points.keypoints is not None
+        assert np.array_equal(both.keypoints[both.labels == 1], points.keypoints)
+        assert not both.keypoints[both.labels != 1].any()
+
+
+def test_boxes_are_edges_clipped_by_rounding_only(tmp_path: Path) -> None:
+    source = Coco(*coco_set(tmp_path))
+    assert [source.name(number)[1] for number in range(3)] == ["1.jpg", "2.jpg", "3.jpg"]
+    assert source.index.size.tolist() == [[40, 60], [30, 20], [50, 50]]
+    assert source.classes == ("one", "seven")
+    assert target(source, 0).boxes.tolist() == [[0.1, 0.2, 60.0, 40.0]]
+    assert target(source, 0).area.tolist() == [(60 - 0.1) * (40 - 0.2)]
+    assert target(source, 1).boxes.tolist() == [[1.5, 2.25, 11.5, 22.75], [0, 3, 20, 7]]
+    assert target(source, 1).area.tolist() == [99.5, 80]
+    assert target(source, 1).masks is None
+    assert len(target(source, 2)) == 0
+    again = pickle.loads(pickle.dumps(source))
+    assert np.array_equal(target(again, 1).boxes, target(source, 1).boxes)
+    assert again.index.fingerprint == source.index.fingerprint
+
+
+def test_the_fingerprint_follows_what_matters(tmp_path: Path) -> None:
+    images, path = coco_set(tmp_path)
+    data = json.loads(path.read_text())
+    prints = [Coco(images, path).index.fingerprint]
+    assert Coco(images, path).index.fingerprint == prints[0]
+    for part, key, value in (
+        ("annotations", "bbox", [1, 1, 2, 2]),
+        ("categories", "name", "x"),
+        ("annotations", "area", 1),
+    ):
+        changed = copy.deepcopy(data)
+        changed[part][0][key] = value
+        path.write_text(json.dumps(changed))
+        prints.append(Coco(images, path).index.fingerprint)
+    assert len(set(prints)) == len(prints)
+
+
+GOOD = {"id": 1, "image_id": 1, "category_id": 1, "bbox": [1, 1, 9, 9], "area": 81, "iscrowd": 0}
+
+
+@pytest.mark.parametrize(
+    ("record", "kind", "words"),
+    [
+        ({"bbox": [55, 5, 7, 5]}, "out of bounds", r"box \[55.0, 5.0, 62.0, 10.0\] .* leaves its image of 40 x 60"),
+        ({"bbox": [-1.5, 5, 7, 5]}, "out of bounds", "leaves its image"),
+        ({"bbox": [5, 5, 0, 5]}, "zero area", "has no width or no height"),
+        ({"bbox": [5, 5, 5, -1]}, "zero area", "has no width or no height"),
+        ({"bbox": [60.5, 5, 0.4, 5]}, "zero area", "has no width or no height"),
+        ({"bbox": [5, float("nan"), 5, 5]}, "not finite", r"box \[5.0, nan, 10.0, nan\]"),
+        ({"bbox": [5, 5, float("inf"), 5]}, "not finite", "expected numbers"),
+        ({"bbox": [5, 5, 5]}, "unreadable annotation", "not enough values to unpack"),
+        ({"bbox": None}, "unreadable annotation", "expected image_id, category_id and bbox"),
+        ({"area": float("nan")}, "not finite", "area nan"),
+        ({"area": "much"}, "unreadable annotation", "could not convert string"),
+        ({"category_id": 99}, "unknown category", "category 99 is not among the 2"),
+        ({"category_id": "cat"}, "unknown category", "category 'cat' is no number"),
+        ({"image_id": 99}, "unknown image", "image 99 is not in the list"),
+        ({"id": 2}, "duplicate", "annotation 2 came before"),
+        ({"id": None}, "unreadable annotation", "id None; expected a whole number"),
+        ({"segmentation": [[1, 1, 2, 2]]}, "mask", "a polygon of 4 coordinates"),
+        ({"segmentation": [[1, 1, 2, 2, 3]]}, "mask", "a polygon of 5 coordinates"),
+        ({"segmentation": [[1, 1, 2, 2, 3, float("nan")]]}, "not finite", "a polygon has NaN"),
+        ({"segmentation": [[1, 1, 62, 2, 3, 3]]}, "out of bounds", "a polygon leaves its image of 40 x 60"),
+        ({"segmentation": ["abcdef"]}, "mask", "not lists of numbers"),
+        ({"segmentation": {"size": [60, 40], "counts": [2400]}}, "mask", r"for an image of \[60, 40\]"),
+        ({"segmentation": {"size": [40, 60], "counts": [2399]}}, "mask", "add up to 2399; expected 2400"),
+        ({"segmentation": {"size": [40, 60], "counts": "P"}}, "mask", "they end within a number"),
+        ({"segmentation": {"size": [40, 60]}}, "mask", "add up to 0"),
+        ({"keypoints": [1, 1, 2]}, "keypoints", "3 numbers; expected x, y and visibility of 2 keypoints"),
+        ({"keypoints": [1, 1, 2, 1, 1, 3]}, "keypoints", "expected 0, 1 or 2"),
+        ({"keypoints": [1, 1, 2, 1, float("nan"), 1]}, "not finite", "keypoints have NaN"),
+        ({"keypoints": [1, 1, 2, 62, 1, 1]}, "out of bounds", r"keypoint \(62, 1\) leaves"),
+    ],
+)
+def test_what_is_wrong_with_an_object_is_named_or_left_out(
+    tmp_path: Path, record: dict[str, Any], kind: str, words: str
+) -> None:
+    categories = [{"id": 1, "name": "one", "keypoints": ["left_x", "right_x"]}, {"id": 7, "name": "seven"}]
+    good = {**GOOD, "id": 2, "keypoints": [1, 2, 2, 0, 0, 0], "segmentation": [[1, 1, 9, 1, 9, 9]]}
+    images, path = coco_set(tmp_path, annotations=[good, {**GOOD, **record}], categories=categories)
+    with pytest.raises(TargetError, match=rf"(?s)1 problem in 3 images.*\(1 {kind}\):.*{words}.*on_error='drop'"):
+        Coco(images, path)
+    source = Coco(images, path, on_error="drop")
+    assert source.problems.counts == {kind: 1}
+    assert len(source) == 3
+    assert target(source, 0).boxes.tolist() == [[1, 1, 10, 10]]
+    assert source.keypoint_pairs == ((0, 1),)
+
+
+def test_images_that_cannot_be_used_are_left_out_whole(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    images, path = coco_set(tmp_path)
+    data = json.loads(path.read_text())
+    data["images"] += [
+        {"id": 4, "file_name": "missing.jpg", "height": 5, "width": 5},
+        {"id": 5, "file_name": "broken.jpg"},
+        {"id": 6, "file_name": "turned.jpg", "height": 60, "width": 40},
+        {"id": 6, "file_name": "again.jpg"},
+    ]
+    (images / "broken.jpg").write_bytes(b"no image at all")
+    picture(images / "turned.jpg", 40, 60, orientation=6)
+    data["annotations"] += [{**GOOD, "id": 20 + number, "image_id": number} for number in (4, 5, 6)]
+    path.write_text(json.dumps(data))
+    expected = {"missing file": 1, "unreadable image": 1, "size mismatch": 1, "duplicate": 1}
+    with pytest.raises(TargetError, match=r"(?s)stated 60 x 40 \(H x W\), the file has 40 x 60. .*try upright=True"):
+        Coco(images, path)
+    with caplog.at_level(logging.WARNING, "resflow"):
+        source = Coco(images, path, on_error="drop")
+    assert source.problems.counts == expected
+    assert caplog.messages == [
+        "instances.json: 4 problems in 6 images and 6 objects (1 missing file, 1 unreadable image, 1 size mismatch, "
+        "1 duplicate); left out, see the source's .problems"
+    ]
+    assert [target(source, number).image_id for number in range(len(source))] == [1, 2, 3]
+    assert target(source, 1).boxes.tolist() == [[1.5, 2.25, 11.5, 22.75], [0, 3, 20, 7]]
+    data["images"][-2]["id"] = 7
+    upright = Coco(images, path, upright=True, on_error="drop")
+    assert upright.index.size.tolist()[-1] == [60, 40]
+    assert bytes(upright.read(np.array([3]))[0].image) == (images / "turned.jpg").read_bytes()
+
+
+def test_stored_pixels_are_those_that_pil_opens(tmp_path: Path) -> None:
+    images, path = coco_set(tmp_path, annotations=[GOOD])
+    picture(images / "1.jpg", 40, 60, orientation=6)
+    (sample,) = Coco(images, path).read(np.array([0]))
+    found = Image.open(io.BytesIO(sample.image))
+    assert (found.height, found.width) == (40, 60)
+    assert found.getexif().get(0x0112, 1) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("{", "is not JSON"),
+        ("[]", r"is not a COCO annotation file: expected lists images, annotations, categories; got a list"),
+        ('{"images": []}', r"got keys \['images'\]"),
+        ('{"images": [], "annotations": [], "categories": []}', "no problems in 0 images: no image is left"),
+        (
+            '{"images": [], "annotations": [{"segments_info": []}], "categories": []}',
+            r"is a panoptic file. Open it as CocoPanoptic",
+        ),
+    ],
+)
+def test_files_that_are_none_of_cocos(tmp_path: Path, text: str, words: str) -> None:
+    path = tmp_path / "x.json"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=words):
+        Coco(tmp_path, path)
+
+
+def test_wrong_arguments(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="on_error must be 'raise' or 'drop'; got 'skip'"):
+        Coco(tmp_path, tmp_path / "x.json", on_error="skip")
+    with pytest.raises(ConfigError, match=r"x.json cannot be read: No such file"):
+        Coco(tmp_path, tmp_path / "x.json")
+    with pytest.raises(ConfigError, match="no annotation file was named"):
+        Coco(tmp_path, [])
+    categories = [{"id": 1, "name": "a", "keypoints": ["x"]}, {"id": 2, "name": "b", "keypoints": ["y"]}]
+    with pytest.raises(ConfigError, match="categories with different keypoints"):
+        Coco(*coco_set(tmp_path, categories=categories))
+
+
+def test_run_lengths_are_those_of_pycocotools() -> None:
+    rng = np.random.default_rng(0)
+    for density in (0, 0.01, 0.5, 0.99, 1):
+        for _ in range(20):
+            height, width = rng.integers(1, 80, 2)
+            pixels = np.asfortranarray(rng.random((height, width)) < density, np.uint8)
+            text = coco_masks.encode(pixels)["counts"].decode()
+            flat = np.concatenate([[0], pixels.T.ravel(), [2]])
+            edges = np.flatnonzero(np.diff(flat.astype(int)))
+            runs = np.diff(np.concatenate([[0], edges])).tolist()
+            assert compressed_counts(text) == runs
+            assert compressed_counts(text[:-1] + "0") != runs or text[-1] == "0"
+
+
+def test_pairs_are_left_and_right_of_a_name() -> None:
+    names = ("nose", "left_eye", "right_eye", "left_only", "right_ear", "left_ear")
+    assert mirrored_pairs(names) == ((1, 2), (5, 4))
