@@ -1,0 +1,53 @@
+"""Augmentation of whole batches on their device: Kornia's operations and mixing, with targets along."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from resflow.augment.copy_paste import CopyPaste
+    from resflow.augment.kornia import Augment
+    from resflow.augment.mixing import CutMix, MixUp
+    from resflow.augment.mosaic import Mosaic
+    from resflow.augment.named import named_operation
+    from resflow.augment.pad_crop import DynamicPadCrop
+    from resflow.augment.place import place_pixels
+    from resflow.augment.ramped import Ramped
+    from resflow.augment.scheduled import ScheduledResize
+    from resflow.augment.state import Augmented
+
+__all__ = [
+    "Augment",
+    "Augmented",
+    "CopyPaste",
+    "CutMix",
+    "DynamicPadCrop",
+    "MixUp",
+    "Mosaic",
+    "Ramped",
+    "ScheduledResize",
+    "named_operation",
+    "place_pixels",
+]
+
+_HOME = {
+    "Augment": "kornia",
+    "Augmented": "state",
+    "CopyPaste": "copy_paste",
+    "CutMix": "mixing",
+    "DynamicPadCrop": "pad_crop",
+    "MixUp": "mixing",
+    "Mosaic": "mosaic",
+    "Ramped": "ramped",
+    "ScheduledResize": "scheduled",
+    "named_operation": "named",
+    "place_pixels": "place",
+}
+
+
+def __getattr__(name: str) -> object:
+    """Load a public name when it is first asked for: Kornia takes seconds."""
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
