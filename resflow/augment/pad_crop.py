@@ -7,7 +7,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from resflow.augment.shape import ShapeOperation, check_pixels, snapped_shape
+from resflow.augment.reshaping import ShapeOperation
+from resflow.augment.shape import check_pixels, snapped_shape
 from resflow.errors import ConfigError
 from resflow.geometry import Fit
 from resflow.plan import Buckets
