@@ -115,7 +115,7 @@ def kept_objects(
     image = np.array([item.image for item in found], np.int64)
     start = np.concatenate([[0], np.cumsum(np.bincount(image, minlength=len(sizes)))]).astype(np.int64)
     extent = np.tile(sizes[image][:, ::-1].astype(np.float64), (1, 2))  # [M, 2] -> [M, 4]: W, H, W, H
-    boxes = np.clip(np.array([item.box for item in found], np.float64).reshape(-1, 4), 0, extent)
+    boxes = _as_sides(np.clip(np.array([item.box for item in found], np.float64).reshape(-1, 4), 0, extent))
     sides = boxes[:, 2:] - boxes[:, :2]
     area = np.array([np.nan if item.area is None else item.area for item in found], np.float64)
     points = None
@@ -143,3 +143,16 @@ def kept_objects(
         masks=masks,
         mask_start=mask_start,
     )
+
+
+def _as_sides(boxes: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """The boxes, float64 [M, 4], with right and bottom such that some width and height added to left and top give them.
+
+    Shards keep boxes as COCO does (x, y, width, height), and of two random float64 one pair in forty has no float64
+    between them that adds up; these are moved by the last bit.
+    """
+    start, end = boxes[:, :2], boxes[:, 2:]
+    sides = end - start
+    exact = [start + near == end for near in (sides, np.nextafter(sides, np.inf), np.nextafter(sides, 0))]
+    boxes[:, 2:] = np.where(np.logical_or.reduce(exact), end, start + sides)
+    return boxes
