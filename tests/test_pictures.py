@@ -14,8 +14,10 @@ from PIL import Image
 from resflow.batch import Batch
 from resflow.errors import ConfigError
 from resflow.geometry import Fit, Geometry
-from resflow.normalize import IMAGENET
-from resflow.pictures import _padding, _pictures, contact_sheet, ratio_histogram
+from resflow.normalize import IMAGENET, UNIT
+from resflow.pictures import contact_sheet, ratio_histogram
+from resflow.pictures.shown import pixels as pixels_of
+from resflow.pictures.tile import padding
 from resflow.plan import learn_buckets
 
 
@@ -60,14 +62,18 @@ def test_a_contact_sheet_is_written_and_grows_with_its_rows(tmp_path: Path) -> N
 def test_normalised_images_come_back() -> None:
     batch = make_batch((32, 48))
     normalised = dataclasses.replace(batch, images=IMAGENET(batch.images, torch.float32))
-    np.testing.assert_array_equal(_pictures(normalised, IMAGENET), batch.images.permute(0, 2, 3, 1).numpy())
-    np.testing.assert_array_equal(_pictures(batch, None), batch.images.permute(0, 2, 3, 1).numpy())
+    expected = batch.images.permute(0, 2, 3, 1).numpy()
+    np.testing.assert_array_equal(pixels_of(normalised, IMAGENET, 99), expected)
+    np.testing.assert_array_equal(pixels_of(batch, None, 2), expected[:2])
+    shares = dataclasses.replace(batch, images=UNIT(batch.images, torch.bfloat16))  # augmented, not normalised
+    np.testing.assert_allclose(pixels_of(shares, None, 99).astype(int), expected.astype(int), atol=1)
+    np.testing.assert_allclose(pixels_of(shares, UNIT, 99).astype(int), expected.astype(int), atol=1)
 
 
 @pytest.mark.parametrize("valid", [(0, 0, 9, 7), (2, 0, 9, 7), (1, 2, 6, 5), (0, 3, 9, 4), (9, 7, 9, 7)])
 def test_padding_covers_all_but_the_valid_part_once(valid: tuple[int, int, int, int]) -> None:
     covered = np.zeros((7, 9), dtype=int)
-    for x, y, width, height in _padding(np.array(valid, dtype=float), 9, 7):
+    for x, y, width, height in padding(np.array(valid, dtype=float), 9, 7):
         covered[int(y) : int(y + height), int(x) : int(x + width)] += 1
     covered[valid[1] : valid[3], valid[0] : valid[2]] += 1
     assert (covered == 1).all()
@@ -88,8 +94,10 @@ def test_one_image_makes_a_histogram(tmp_path: Path) -> None:
 def test_bad_arguments_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="at least one batch; got none"):
         contact_sheet([], tmp_path / "a.png")
+    with pytest.raises(ConfigError, match="at least one tile of each batch, or None; got tiles=0"):
+        contact_sheet([make_batch((32, 32))], tmp_path / "a.png", tiles=0)
     batch = make_batch((32, 32))
-    with pytest.raises(ConfigError, match=r"given torch.float32 images.*Pass denormalize="):
+    with pytest.raises(ConfigError, match=r"given torch.float32 images from 0 to 255.*Pass denormalize="):
         contact_sheet([dataclasses.replace(batch, images=batch.images.float())], tmp_path / "a.png")
     with pytest.raises(ConfigError, match=r"a.nonsense cannot be written.*Choose another path"):
         contact_sheet([batch], tmp_path / "a.nonsense")
