@@ -234,3 +234,30 @@ def test_wrong_use(
     assert words in capsys.readouterr().err
     assert run(monkeypatch, "--format", "tfrecord", "a", "b") == 2
     assert run(monkeypatch, "a", "b") == 2
+
+
+def test_a_bar_shows_on_a_terminal_once_it_takes_time(tmp_path: Path) -> None:
+    import os
+    import pty
+    import subprocess
+
+    images, path = coco_set(tmp_path)
+    for patience, expected in ((0.0, True), (100.0, False)):
+        main_end, terminal = pty.openpty()
+        program = (
+            "import sys, resflow.cli.shard as command; from resflow.cli.main import main\n"
+            "command._PATIENCE = float(sys.argv[1]); sys.argv[1:] = ['shard', *sys.argv[2:]]; main()"
+        )
+        arguments = ["--format", "coco", str(images), str(path), str(tmp_path / str(patience))]
+        result = subprocess.run(
+            [sys.executable, "-c", program, str(patience), *arguments],
+            stdout=subprocess.PIPE,
+            stderr=terminal,
+            check=True,
+        )
+        os.write(terminal, b"end")
+        os.close(terminal)
+        shown = os.read(main_end, 100_000)
+        os.close(main_end)
+        assert (b"writing" in shown) is expected
+        assert result.stdout.startswith(b"3 images in 1 shards")
