@@ -63,10 +63,10 @@ def open_objects(
     report = LintReport(name, (*problems, *wrong), len(files.names), len(found))
     settle(report, on_error)
     files, images = kept_files(files, sizes)
-    place = np.cumsum(images) - 1  # of a kept image among those kept
-    rest = [
-        item._replace(image=int(place[item.image])) for item, good in zip(found, sound.tolist(), strict=True) if good
-    ]
+    rest = [item for item, good in zip(found, sound.tolist(), strict=True) if good]
+    if not images.all():
+        place = (np.cumsum(images) - 1).tolist()  # of a kept image among those kept
+        rest = [item._replace(image=place[item.image]) for item in rest]
     objects = kept_objects(rest, image_ids[images], sizes[images], keypoints, pairs)
     return Kept(files, sizes[images], objects, report)
 
