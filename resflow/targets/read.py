@@ -16,6 +16,7 @@ from resflow.targets.types import Annotation, KeypointPairs, Segmentation
 _WAY_OUT = (
     "Give COCO annotations, or a dict of boxes and labels; a dataset's target_transform can turn others into these."
 )
+_FORMS = ("XYXY", "XYWH", "CXCYWH")
 
 
 def annotation_from(
@@ -75,18 +76,22 @@ def annotation_json(annotation: Annotation) -> dict[str, Any]:
 
     Returns:
         {"image_id", "annotations": COCO annotations, and "keypoint_pairs" where there are any}. Masks given as pixels
-        are written as run lengths.
+        are written as run lengths. A box whose right or bottom no width or height gives to the last bit has "corners",
+        too: left, top, right, bottom.
     """
     boxes, areas = annotation.boxes.tolist(), annotation.area.tolist()
     records = []
     for place, (left, top, right, bottom) in enumerate(boxes):
+        lengths = _length(left, right), _length(top, bottom)
         record: dict[str, Any] = {
             "image_id": annotation.image_id,
             "category_id": int(annotation.labels[place]),
-            "bbox": [left, top, _length(left, right), _length(top, bottom)],
+            "bbox": [left, top, *lengths],
             "area": areas[place],
             "iscrowd": int(annotation.iscrowd[place]),
         }
+        if (left + lengths[0], top + lengths[1]) != (right, bottom):
+            record["corners"] = boxes[place]
         mask = None if annotation.masks is None else annotation.masks[place]
         if mask is not None:
             record["segmentation"] = _plain_mask(mask)
@@ -112,7 +117,8 @@ def _from_coco(records: Any, image_id: int | None, pairs: KeypointPairs) -> Anno
                 f"bbox must be x, y, width, height with neither side negative; got {_shown(record['bbox'])} "
                 f"for object {place}"
             )
-        corners[place] = left, top, left + width, top + height
+        exact = _numbers(record, "corners", place, 4) if "corners" in record else None
+        corners[place] = exact or (left, top, left + width, top + height)
     sides = corners[:, 2:] - corners[:, :2]
     area = [_number(record, "area", place, float(sides[place].prod())) for place, record in enumerate(records)]
     labels = [_whole(_field(record, "category_id", place), "category_id") for place, record in enumerate(records)]
@@ -125,7 +131,7 @@ def _from_coco(records: Any, image_id: int | None, pairs: KeypointPairs) -> Anno
         boxes=corners,
         labels=np.array(labels, np.int64),
         area=np.array(area, np.float64),
-        iscrowd=np.array([bool(record.get("iscrowd", 0)) for record in records], np.bool_),
+        iscrowd=np.array([_number(record, "iscrowd", n, 0) != 0 for n, record in enumerate(records)], np.bool_),
         image_id=image_id,
         masks=_masks([record.get("segmentation") for record in records]),
         keypoints=_coco_keypoints(records),
@@ -138,9 +144,10 @@ def _coco_keypoints(records: Sequence[Mapping[str, Any]]) -> npt.NDArray[np.floa
     having = [place for place, record in enumerate(records) if "keypoints" in record]
     if not having:
         return None
-    length = len(records[having[0]]["keypoints"])
-    if length % 3:
-        raise TargetError(f"keypoints must be x, y, visibility of each; got {length} numbers for object {having[0]}")
+    first = records[having[0]]["keypoints"]
+    if not isinstance(first, Sequence) or len(first) % 3:
+        raise TargetError(f"keypoints must be x, y, visibility of each; got {_shown(first)} for object {having[0]}")
+    length = len(first)
     keypoints = np.zeros((len(records), length // 3, 3))
     for place in having:
         keypoints[place] = np.reshape(_numbers(records[place], "keypoints", place, length), (-1, 3))
@@ -149,10 +156,13 @@ def _coco_keypoints(records: Sequence[Mapping[str, Any]]) -> npt.NDArray[np.floa
 
 def _from_tensors(value: Mapping[str, Any], image_id: int | None, pairs: KeypointPairs) -> Annotation:
     boxes = _array(value["boxes"], "boxes", np.float64)
+    form = getattr(getattr(value["boxes"], "format", None), "name", "XYXY")  # of tv_tensors.BoundingBoxes
+    if form not in _FORMS:
+        raise TargetError(f"boxes must be {', '.join(_FORMS)}; got {form}. Rotated boxes are not supported.")
     boxes = boxes.reshape(0, 4) if boxes.size == 0 else boxes
     if boxes.ndim != 2 or boxes.shape[1] != 4:
         raise TargetError(f"boxes must be [N, 4]; got {list(boxes.shape)}")
-    boxes = _corners(boxes, getattr(getattr(value["boxes"], "format", None), "name", "XYXY"))
+    boxes = _corners(boxes, form)
     if "labels" not in value:
         raise TargetError(f"no labels beside boxes; got {', '.join(map(repr, value))}. {_WAY_OUT}")
     count = len(boxes)
@@ -179,9 +189,7 @@ def _corners(boxes: npt.NDArray[np.float64], form: str) -> npt.NDArray[np.float6
         return boxes
     if form == "XYWH":
         return np.concatenate([first, first + second], axis=1)
-    if form == "CXCYWH":
-        return np.concatenate([first - second / 2, first + second / 2], axis=1)
-    raise TargetError(f"boxes must be XYXY, XYWH or CXCYWH; got {form}. Rotated boxes are not supported.")
+    return np.concatenate([first - second / 2, first + second / 2], axis=1)
 
 
 def _from_voc(value: Any, image_id: int | None, classes: Mapping[str, int] | None) -> Annotation:
@@ -230,7 +238,7 @@ def _plain_mask(mask: Segmentation) -> Any:
 
 
 def _length(start: float, end: float) -> float:
-    """The length that makes `end` again when added to `start`, as short in decimals as it can be."""
+    """The length that makes `end` again when added to `start`, if there is one, as short in decimals as it can be."""
     length = end - start
     near = [round(length, digits) for digits in (2, 6, 10)]
     candidates = (*near, length, math.nextafter(length, math.inf), math.nextafter(length, 0.0))
