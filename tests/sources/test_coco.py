@@ -230,7 +230,7 @@ def test_stored_pixels_are_those_that_pil_opens(tmp_path: Path) -> None:
     images, path = coco_set(tmp_path, annotations=[GOOD])
     picture(images / "1.jpg", 40, 60, orientation=6)
     (sample,) = Coco(images, path).read(np.array([0]))
-    found = Image.open(io.BytesIO(sample.image))
+    found = Image.open(io.BytesIO(bytes(sample.image)))
     assert (found.height, found.width) == (40, 60)
     assert found.getexif().get(0x0112, 1) == 1
 

@@ -55,7 +55,7 @@ def test_polygons_and_keypoints(tmp_path: Path) -> None:
     found = target(source, 0)
     assert np.allclose(found.boxes, [[6, 4, 30, 20], [15, 10, 45, 30]])
     assert found.masks is not None
-    assert np.allclose(found.masks[0], [[6, 4, 30, 10, 15, 20]])
+    assert np.allclose(np.array(found.masks[0]), [[6, 4, 30, 10, 15, 20]])
     assert found.masks[1] is None
     folders = yolo_set(tmp_path, "0 0.5 0.5 0.5 0.5 0.25 0.5 2 0 0 0\n")
     source = Yolo(*folders, keypoints=(2, 3), keypoint_pairs=((0, 1),))
