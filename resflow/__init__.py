@@ -15,13 +15,14 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from resflow import errors, schedules, sources, views
+    from resflow import augment, errors, models, schedules, sources, views
     from resflow.batch import Batch
     from resflow.geometry import Fit
     from resflow.loader import DataLoader
     from resflow.normalize import IMAGENET, Normalize
     from resflow.pipeline import Pipeline
     from resflow.plan import Buckets, PixelBudget, World
+    from resflow.targets import Targets
 
 __version__ = "0.1.0"
 
@@ -34,7 +35,9 @@ __all__ = [
     "Normalize",
     "Pipeline",
     "PixelBudget",
+    "Targets",
     "World",
+    "augment",
     "errors",
     "schedules",
     "sources",
@@ -50,9 +53,10 @@ _HOME = {
     "Normalize": "resflow.normalize",
     "Pipeline": "resflow.pipeline",
     "PixelBudget": "resflow.plan",
+    "Targets": "resflow.targets",
     "World": "resflow.plan",
 }
-_MODULES = ("errors", "schedules", "sources", "views")
+_MODULES = ("augment", "errors", "models", "schedules", "sources", "views")
 
 
 def __getattr__(name: str) -> object:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields, replace
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, is_dataclass, replace
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
 
+from resflow.errors import ConfigError, TargetError
 from resflow.geometry import Geometry
+from resflow.targets import KeypointPairs, invert_boxes, invert_keypoints, invert_masks, invert_predictions
+
+Ragged: TypeAlias = Sequence[torch.Tensor] | torch.Tensor
+"""One tensor for each image, or one over all whose first axis is the image."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -18,13 +23,16 @@ class Batch:
 
     Args:
         images: [B, 3, H, W] in channels_last memory format: uint8, or the pipeline's dtype once normalised.
-        targets: int64 [B] class labels; with a dataset, what it gives as targets, collated; None where there are none.
+        targets: int64 [B] class labels; objects in the format of `Targets.format`; int64 [B, H, W] classes of pixels;
+            with a dataset, what else it gives as targets, collated; None where there are none.
         transform: float32 [B, 3, 3], source pixels to output pixels, in continuous pixel edges.
         valid: int32 [B, 4], left, top, right, bottom of the part of each image that is not padding.
         source_size: int32 [B, 2], height and width of each source image, after EXIF orientation.
         sample_ids: int64 [B], the samples' numbers in the index.
         keys: the samples' keys.
         resolution: side in pixels of the square of about equal area that the schedule gave.
+        seed: what was drawn for the batch as a whole follows from it.
+        mixed: whether images were mixed with others of the batch, so that `transform` tells only part of them.
     """
 
     images: torch.Tensor
@@ -35,6 +43,8 @@ class Batch:
     sample_ids: torch.Tensor
     keys: tuple[str, ...]
     resolution: int
+    seed: int = 0
+    mixed: bool = False
 
     def __iter__(self) -> Iterator[Any]:
         return iter((self.images, self.targets))
@@ -48,6 +58,59 @@ class Batch:
         height, width = self.images.shape[2:]
         matrix = self.transform.cpu().numpy().astype(np.float64)
         return Geometry(matrix, self.source_size.cpu().numpy(), (height, width))
+
+    def invert(
+        self,
+        predictions: Sequence[Mapping[str, torch.Tensor]] | None = None,
+        *,
+        boxes: Ragged | None = None,
+        masks: Ragged | None = None,
+        keypoints: Ragged | None = None,
+        clip: bool = True,
+        keypoint_pairs: KeypointPairs = (),
+    ) -> Any:
+        """Take what a model found in this batch to the pixels of the source images.
+
+        Give either the predictions as torchvision's detectors return them, or one of boxes, masks and keypoints. Boxes
+        of a turned image become the upright boxes around their corners.
+
+        Args:
+            predictions: B dicts, whose "boxes", "masks" and "keypoints" are inverted and all else is kept.
+            boxes: B tensors [N, 4], or one [B, N, 4]: left, top, right, bottom in pixel edges of this batch.
+            masks: B tensors [N, H, W] or [N, 1, H, W], or one [B, N, H, W]; bool and integers by the nearest pixel,
+                floating probabilities and logits by interpolation.
+            keypoints: B tensors [N, K, 2] or [N, K, 3], or one [B, N, K, 2 or 3]; a third column is kept.
+            clip: whether boxes are cut at the source image's borders.
+            keypoint_pairs: places of left and right keypoints, which swap names in images that were mirrored.
+
+        Returns:
+            The same in source pixels, on the same device: a list of B dicts or tensors, or one tensor where one was
+            given; masks always as a list, as source images differ in size.
+
+        Raises:
+            TargetError: the images were mixed (`mixed`), or a tensor has another shape than these.
+            ConfigError: not exactly one thing was given.
+        """
+        given = {"predictions": predictions, "boxes": boxes, "masks": masks, "keypoints": keypoints}
+        named = [name for name, value in given.items() if value is not None]
+        if len(named) != 1:
+            raise ConfigError(
+                "Batch.invert takes exactly one of predictions, boxes, masks and keypoints; got "
+                f"{', '.join(named) or 'none'}"
+            )
+        if self.mixed:
+            raise TargetError(
+                "a mixed batch cannot be inverted: its images show parts of several source images. Evaluate without "
+                "mixing, as Pipeline.evaluation() does."
+            )
+        geometry = self.geometry
+        if predictions is not None:
+            return invert_predictions(predictions, geometry, clip=clip, pairs=keypoint_pairs)
+        if boxes is not None:
+            return invert_boxes(boxes, geometry, clip=clip)
+        if masks is not None:
+            return invert_masks(masks, geometry)
+        return invert_keypoints([] if keypoints is None else keypoints, geometry, pairs=keypoint_pairs)
 
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Batch:
         """The same batch with all of its tensors on a device."""
@@ -63,9 +126,11 @@ class Batch:
 
 
 def _changed(value: Any, change: Callable[[torch.Tensor], torch.Tensor]) -> Any:
-    """A value with its tensors changed, also those in the lists, tuples and dicts of targets."""
+    """A value with its tensors changed, also those in the lists, tuples, dicts and records of targets."""
     if isinstance(value, torch.Tensor):
         return change(value)
+    if is_dataclass(value) and not isinstance(value, type):
+        return replace(value, **{part.name: _changed(getattr(value, part.name), change) for part in fields(value)})
     if isinstance(value, dict):
         return {name: _changed(part, change) for name, part in value.items()}
     if isinstance(value, list):

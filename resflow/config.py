@@ -79,6 +79,16 @@ class Node:
             raise self.error(f"{what} must be a sequence; got {self.text()}")
         return [Node(element, self.file) for element in self.yaml.value]
 
+    def named(self, what: str) -> tuple[str, dict[str, Node]]:
+        """A name and its fields: a mapping of one entry, or a bare name."""
+        if isinstance(self.yaml, yaml.ScalarNode):
+            return str(self.yaml.value), {}
+        entries = self.items(what)
+        if len(entries) != 1:
+            raise self.error(f"{what} must be one name with its fields; got the keys {list(entries)}")
+        name, body = next(iter(entries.items()))
+        return name, {} if body.yaml.value == "" else body.items(name)
+
     def plain(self) -> Any:
         """The node as plain values: numbers, text, booleans, None, tuples and dicts."""
         constructor = yaml.SafeLoader("")
@@ -96,7 +106,14 @@ class Node:
         return repr(self.plain())
 
 
-def read_fields(node: Node, cls: type[Any], readers: Mapping[str, Reader] | None = None, *, what: str = "") -> Any:
+def read_fields(
+    node: Node,
+    cls: type[Any],
+    readers: Mapping[str, Reader] | None = None,
+    *,
+    what: str = "",
+    default: Reader = Node.plain,
+) -> Any:
     """Build a dataclass from a mapping.
 
     Args:
@@ -104,6 +121,7 @@ def read_fields(node: Node, cls: type[Any], readers: Mapping[str, Reader] | None
         cls: the dataclass.
         readers: how to read a field that is more than a plain value.
         what: the dataclass's name in messages.
+        default: how to read all other fields.
 
     Returns:
         An instance of `cls`.
@@ -122,7 +140,7 @@ def read_fields(node: Node, cls: type[Any], readers: Mapping[str, Reader] | None
     if missing:
         raise node.error(f"{what} lacks the key `{missing[0]}`")
     readers = readers or {}
-    values = {key: readers.get(key, Node.plain)(entry) for key, entry in entries.items()}
+    values = {key: readers.get(key, default)(entry) for key, entry in entries.items()}
     try:
         return cls(**values)
     except (ConfigError, TypeError, ValueError) as error:
@@ -130,13 +148,14 @@ def read_fields(node: Node, cls: type[Any], readers: Mapping[str, Reader] | None
         raise (entries[named[0]] if named else node).error(f"{what}: {error}") from error
 
 
-def read_choice(node: Node, classes: tuple[type[Any], ...], *, what: str) -> Any:
+def read_choice(node: Node, classes: tuple[type[Any], ...], *, what: str, default: Reader = Node.plain) -> Any:
     """Build one of several dataclasses, named by the only key of a mapping or by a bare name.
 
     Args:
         node: the mapping or name.
         classes: the dataclasses that may stand here.
         what: what stands here, in messages.
+        default: how to read the fields.
 
     Returns:
         An instance of one of `classes`.
@@ -157,7 +176,7 @@ def read_choice(node: Node, classes: tuple[type[Any], ...], *, what: str) -> Any
         name, body = next(iter(entries.items()))
     if name not in named:
         raise node.error(f"there is no {what} `{name}`; {_suggest(name, named)}")
-    return read_fields(body, named[name], what=name)
+    return read_fields(body, named[name], what=name, default=default)
 
 
 def snake_case(cls: type[Any]) -> str:

@@ -39,15 +39,16 @@ class Normalize:
         """Normalise images.
 
         Args:
-            images: uint8 [B, 3, H, W], any memory format and device.
+            images: uint8, or floating in [0, 1], [B, 3, H, W], any memory format and device.
             dtype: floating dtype of the result; the arithmetic is float32.
 
         Returns:
-            `dtype` [B, 3, H, W], same memory format and device: (images / 255 - mean) / std.
+            `dtype` [B, 3, H, W], same memory format and device: (images - mean) / std, where uint8's 255 counts as 1.
         """
         mean = torch.tensor(self.mean, device=images.device).view(1, 3, 1, 1)
         std = torch.tensor(self.std, device=images.device).view(1, 3, 1, 1)
-        return torch.addcmul(-mean / std, images.float(), 1 / (255 * std)).to(dtype)
+        full = 1 if images.is_floating_point() else 255
+        return torch.addcmul(-mean / std, images.float(), 1 / (full * std)).to(dtype)
 
 
 IMAGENET = Normalize(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))

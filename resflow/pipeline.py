@@ -13,6 +13,7 @@ import torch
 from resflow.config import Node, read_choice, read_fields
 from resflow.errors import ConfigError
 from resflow.geometry import Affine, Fit, HorizontalFlip, RandomResizedCrop, Rotate, VerticalFlip, View
+from resflow.geometry.ramp import has_ramp, read_ramps, resolution_progress
 from resflow.normalize import IMAGENET, UNIT, Normalize
 from resflow.plan import (
     Buckets,
@@ -25,6 +26,7 @@ from resflow.plan import (
     Steps,
     as_schedule,
 )
+from resflow.targets import Targets
 
 _SCHEDULES = (Constant, Linear, Cosine, Steps, Cyclic, RandomMultiScale)
 _VIEWS = (RandomResizedCrop, HorizontalFlip, VerticalFlip, Rotate, Affine)
@@ -44,9 +46,12 @@ class Pipeline:
         area_tolerance: how far a shape's area may lie from the resolution's square, as a share of it, in [0, 1).
         fit: how an image is placed into its batch's shape.
         views: random views, drawn before decoding and composed with the placement to one matrix.
+        augment: what is done to whole batches on the device, in order: modules of kornia.augmentation, and `Ramped`,
+            `Mosaic`, `MixUp`, `CutMix` and `CopyPaste` of `resflow.augment`. Images are then floating, in [0, 1].
         normalize: mean and standard deviation, applied on the device; None leaves bytes (uint8).
-        dtype: float32, float16 or bfloat16 of normalised images.
-        target: extension of the sample's member that holds its class as a decimal number; None: no targets.
+        dtype: float32, float16 or bfloat16 of normalised or augmented images.
+        targets: extension of the sample's member that holds its class as a decimal number; `Targets` for boxes, masks,
+            keypoints and classes of pixels; None: no targets.
         engine: "auto" (dali on a GPU, turbo on a CPU), "dali", "turbo" or "pillow".
         device: where batches are handed out: "cpu", "cuda" or "cuda:N".
 
@@ -60,16 +65,18 @@ class Pipeline:
     area_tolerance: float = 0.15
     fit: Fit = dataclasses.field(default_factory=Fit)
     views: Sequence[View] = ()
+    augment: Sequence[Any] = ()
     normalize: Normalize | None = None
     dtype: torch.dtype = torch.float32
-    target: str | None = "cls"
+    targets: str | Targets | None = "cls"
     engine: str = "auto"
     device: str = "cpu"
 
     def __post_init__(self) -> None:
         as_schedule(self.resolution)
-        if isinstance(self.views, Sequence):
-            object.__setattr__(self, "views", tuple(self.views))
+        for name in ("views", "augment"):
+            if isinstance(value := getattr(self, name), Sequence):
+                object.__setattr__(self, name, tuple(value))
         checks: tuple[tuple[str, bool, str], ...] = (
             (
                 "buckets",
@@ -80,9 +87,14 @@ class Pipeline:
             ("area_tolerance", _number(self.area_tolerance) and 0 <= self.area_tolerance < 1, "a share in [0, 1)"),
             ("fit", isinstance(self.fit, Fit), "a Fit"),
             ("views", _views(self.views), "a sequence of views"),
+            ("augment", isinstance(self.augment, tuple), "a sequence of Kornia's modules and resflow.augment's"),
             ("normalize", self.normalize is None or isinstance(self.normalize, Normalize), "a Normalize, or None"),
             ("dtype", self.dtype in _DTYPES.values(), f"one of {', '.join(_DTYPES)}"),
-            ("target", self.target is None or isinstance(self.target, str), "the extension of a member, or None"),
+            (
+                "targets",
+                self.targets is None or isinstance(self.targets, str | Targets),
+                "the extension of a member, Targets, or None",
+            ),
             ("engine", self.engine in _ENGINES, f"one of {', '.join(_ENGINES)}"),
             ("device", _device(self.device), '"cpu", "cuda" or "cuda:N"'),
         )
@@ -98,6 +110,13 @@ class Pipeline:
             raise ConfigError(
                 "Pipeline.views: RandomResizedCrop replaces the placement, so it must stand first, and once"
             )
+
+        if self.augment:
+            from resflow.augment import Augment  # with Kornia, which takes seconds
+
+            Augment(self.augment).check(spatial=isinstance(self.targets, Targets))
+        if has_ramp((self.views, self.augment)):
+            resolution_progress(1, self.schedule.resolutions)
 
     @property
     def schedule(self) -> Schedule:
@@ -127,14 +146,23 @@ class Pipeline:
             resolution: pixels; None takes the highest that the schedule reaches. It may be higher than any trained at.
 
         Returns:
-            A pipeline without views. A loader over it, left unshuffled, goes through each bucket in dataset order and
-            gives every sample exactly once over all ranks.
+            A pipeline without views and augmentation. A loader over it, left unshuffled, goes through each bucket in
+            dataset order and gives every sample exactly once over all ranks.
         """
         fixed = max(self.schedule.resolutions) if resolution is None else resolution
         buckets = self.buckets
         if isinstance(buckets, Buckets) and fixed not in buckets.resolutions:
             buckets = len(buckets)
-        return dataclasses.replace(self, resolution=fixed, views=(), buckets=buckets)
+        return dataclasses.replace(self, resolution=fixed, views=(), augment=(), buckets=buckets)
+
+    def progress(self, resolution: int) -> float:
+        """How far a resolution lies between the schedule's lowest (0) and highest (1): what a `Ramp` follows.
+
+        Args:
+            resolution: one of the schedule's, in pixels.
+        """
+        resolutions = self.schedule.resolutions
+        return resolution_progress(resolution, resolutions) if len(resolutions) > 1 else 1.0
 
     def describe(self) -> dict[str, str]:
         """Each field that decides what a batch holds, as text; two pipelines that agree on all give the same batches.
@@ -181,6 +209,35 @@ def _read_views(node: Node) -> tuple[View, ...]:
     return tuple(_chosen(element, _VIEWS, "view") for element in node.elements("views"))
 
 
+def _read_augment(node: Node) -> tuple[Any, ...]:
+    from resflow.augment import named_operation
+
+    operations = []
+    for element in node.elements("augment"):
+        name, fields = element.named("operation")
+        try:
+            operations.append(named_operation(name, {key: _magnitude(value) for key, value in fields.items()}))
+        except ConfigError as error:
+            raise element.error(f"{name}: {error}") from error
+    return tuple(operations)
+
+
+def _read_targets(node: Node) -> str | Targets | None:
+    plain = node.plain()
+    if plain is None or isinstance(plain, str):
+        return plain
+    targets: Targets = read_fields(node, Targets)
+    return targets
+
+
+def _magnitude(node: Node) -> Any:
+    """A plain value in which `{ramp: [lo, hi]}` may stand wherever a number may."""
+    try:
+        return read_ramps(node.plain())
+    except ConfigError as error:
+        raise node.error(str(error)) from error
+
+
 def _read_fit(node: Node) -> Fit:
     if node.plain() == "stretch":
         return Fit.stretch()
@@ -208,12 +265,14 @@ def _read_dtype(node: Node) -> torch.dtype:
 
 
 def _chosen(node: Node, classes: tuple[type[Any], ...], what: str) -> Any:
-    return read_choice(node, classes, what=what)
+    return read_choice(node, classes, what=what, default=_magnitude)
 
 
 _READERS: dict[str, Callable[[Node], Any]] = {
     "resolution": _read_resolution,
     "views": _read_views,
+    "augment": _read_augment,
+    "targets": _read_targets,
     "fit": _read_fit,
     "normalize": _read_normalize,
     "dtype": _read_dtype,

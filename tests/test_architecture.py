@@ -46,7 +46,20 @@ MAY_IMPORT = {
     "testing": {"errors", "plan", "geometry", "sources", "decode"},
     "pictures": {"errors", "batch", "plan", "geometry", "normalize"},
     "demo": {"errors", "batch", "geometry", "loader", "normalize", "pictures", "pipeline", "plan", "sources"},
-    "cli": {"errors", "demo", "headers", "loader", "pictures", "pipeline", "plan", "sources"},
+    "cli": {
+        "errors",
+        "batch",
+        "demo",
+        "geometry",
+        "headers",
+        "loader",
+        "pictures",
+        "pipeline",
+        "plan",
+        "runtime",
+        "sources",
+        "targets",
+    },
 }
 NUMPY_ONLY = ("plan", "geometry")
 
@@ -114,7 +127,9 @@ def test_the_public_names() -> None:
         "Normalize",
         "Pipeline",
         "PixelBudget",
+        "Targets",
         "World",
+        "augment",
         "errors",
         "schedules",
         "sources",

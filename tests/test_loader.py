@@ -382,18 +382,18 @@ def test_an_error_is_raised_again_rather_than_passed_over(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_missing_or_wrong_class_is_named(shards: str, workers: int) -> None:
-    pipeline = rf.Pipeline(resolution=32, stride=8, target="label")
+    pipeline = rf.Pipeline(resolution=32, stride=8, targets="label")
     with pytest.raises(
         TargetError, match=r"expected a member \.label; got \.cls, \.jpg\. Name the right member in Pipeline"
     ):
         list(loader(shards, pipeline=pipeline, num_workers=workers))
-    pipeline = rf.Pipeline(resolution=32, stride=8, target="jpg")
+    pipeline = rf.Pipeline(resolution=32, stride=8, targets="jpg")
     with pytest.raises(TargetError, match=r"a class must be a decimal number; member \.jpg holds"):
         list(loader(shards, pipeline=pipeline))
 
 
 def test_without_a_target_there_are_no_targets(shards: str) -> None:
-    _images, targets = next(iter(loader(shards, pipeline=rf.Pipeline(resolution=32, stride=8, target=None))))
+    _images, targets = next(iter(loader(shards, pipeline=rf.Pipeline(resolution=32, stride=8, targets=None))))
     assert targets is None
 
 

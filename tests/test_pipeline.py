@@ -37,7 +37,7 @@ def test_yaml_and_python_build_the_same_value(tmp_path: Path) -> None:
           - affine: {degrees: [-5, 5], translate: [0.1, 0.1]}
         normalize: {mean: [0.5, 0.5, 0.5], std: [0.1, 0.2, 0.3]}
         dtype: bfloat16
-        target: label
+        targets: label
         engine: pillow
         device: cuda:1
         """,
@@ -56,7 +56,7 @@ def test_yaml_and_python_build_the_same_value(tmp_path: Path) -> None:
         ],
         normalize=Normalize(mean=(0.5, 0.5, 0.5), std=(0.1, 0.2, 0.3)),
         dtype=torch.bfloat16,
-        target="label",
+        targets="label",
         engine="pillow",
         device="cuda:1",
     )
@@ -71,7 +71,7 @@ def test_yaml_and_python_build_the_same_value(tmp_path: Path) -> None:
         ("{resolution: 224, fit: stretch}", "fit", Fit.stretch()),
         ("{resolution: 224, normalize: imagenet}", "normalize", IMAGENET),
         ("{resolution: 224, normalize: null}", "normalize", None),
-        ("{resolution: 224, target: null}", "target", None),
+        ("{resolution: 224, targets: null}", "targets", None),
     ],
 )
 def test_short_forms(tmp_path: Path, text: str, field: str, value: object) -> None:

@@ -203,7 +203,7 @@ def _labels(batch: Batch) -> torch.Tensor:
     targets: torch.Tensor | None = batch.targets
     if targets is None:
         raise ConfigError(
-            "training needs labels; this pipeline reads none (target=None). Name the member that holds them."
+            "training needs labels; this pipeline reads none (targets=None). Name the member that holds them."
         )
     labels: torch.Tensor = batch.targets
     return labels

@@ -13,6 +13,8 @@ from torch.utils.data import get_worker_info
 from resflow.batch import Batch
 from resflow.errors import ResflowError
 from resflow.pipeline import Pipeline
+from resflow.runtime.labels import PixelClasses
+from resflow.targets import Instances, Targets, hand_out
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +29,7 @@ class Finish:
     """Finishes batches; stands as the loader's `collate_fn`, so that loaders which trainers build anew finish, too.
 
     Args:
-        pipeline: says the device, the normalisation and the dtype.
+        pipeline: says the device, the augmentation, the normalisation, the dtype and the targets' format.
         collate: from the finished `Batch` to what the loop is given; None gives the `Batch`.
     """
 
@@ -41,7 +43,8 @@ class Finish:
             batch: uint8, as a worker made it, or what went wrong there.
 
         Returns:
-            The batch on the pipeline's device, normalised there, collated. In a worker process it stays on the CPU.
+            The batch on the pipeline's device, augmented and normalised there, collated. In a worker process it stays
+            on the CPU.
 
         Raises:
             ResflowError: what went wrong.
@@ -51,9 +54,59 @@ class Finish:
         pipeline = self.pipeline
         if torch.device(pipeline.device).type != "cpu" and get_worker_info() is None:
             batch = batch.to(pipeline.device, non_blocking=True)
+        batch = self._augmented(batch)
+        images = batch.images
         if pipeline.normalize is not None:
-            batch = dataclasses.replace(batch, images=pipeline.normalize(batch.images, pipeline.dtype))
+            images = pipeline.normalize(images, pipeline.dtype)
+        elif pipeline.augment:
+            images = images.to(pipeline.dtype)
+        batch = dataclasses.replace(batch, images=images, targets=self._handed_out(batch))
         return batch if self.collate is None else self.collate(batch)
+
+    @property
+    def _options(self) -> Targets:
+        targets = self.pipeline.targets
+        return targets if isinstance(targets, Targets) else Targets()
+
+    def _augmented(self, batch: Batch) -> Batch:
+        pipeline, targets = self.pipeline, batch.targets
+        if not pipeline.augment or not len(batch):
+            return batch
+        from resflow.augment import Augment  # with Kornia, which takes seconds
+
+        known: Any = None  # else something of the dataset's own, which stays as it is
+        if isinstance(targets, PixelClasses):
+            known = targets.classes
+        elif isinstance(targets, Instances) or (isinstance(targets, torch.Tensor) and targets.ndim == 1):
+            known = targets
+        augmented = Augment(pipeline.augment)(
+            batch.images,
+            known,
+            transform=batch.transform,
+            valid=batch.valid,
+            options=self._options,
+            seed=batch.seed,
+            progress=pipeline.progress(batch.resolution),
+        )
+        if isinstance(targets, PixelClasses) and isinstance(augmented.targets, torch.Tensor):
+            targets = PixelClasses(augmented.targets)
+        elif known is not None:
+            targets = augmented.targets
+        return dataclasses.replace(
+            batch,
+            images=augmented.images,
+            targets=targets,
+            transform=augmented.transform,
+            valid=augmented.valid,
+            mixed=augmented.mixed,
+        )
+
+    def _handed_out(self, batch: Batch) -> Any:
+        """The targets in the form in which the loop wants them."""
+        targets, (height, width) = batch.targets, batch.images.shape[2:]
+        if isinstance(targets, Instances):
+            return hand_out(targets, self._options, (height, width))
+        return targets.classes.long() if isinstance(targets, PixelClasses) else targets
 
 
 def as_it_is(batch: Any) -> Any:

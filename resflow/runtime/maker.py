@@ -11,11 +11,12 @@ import torch
 
 from resflow.batch import Batch
 from resflow.decode import Decoder, open_engine
-from resflow.decode.base import Encoded, Pixels
 from resflow.geometry import Geometry, apply_views
 from resflow.pipeline import Pipeline
 from resflow.plan import PlannedBatch
 from resflow.plan.buckets import Sizes
+from resflow.runtime.labels import batch_targets
+from resflow.sources import Sample
 
 
 class BatchMaker:
@@ -61,6 +62,7 @@ class BatchMaker:
             seed=self._seed,
             epoch=planned.epoch,
             sample_ids=planned.sample_ids.astype(np.int64),
+            progress=self.pipeline.progress(planned.resolution),
         )
         return Geometry(matrix, size, planned.shape)
 
@@ -68,35 +70,35 @@ class BatchMaker:
         self,
         planned: PlannedBatch,
         size: Sizes,
-        images: Sequence[Encoded | Pixels],
-        keys: Sequence[str],
-        targets: Any,
+        samples: Sequence[Sample],
+        targets: Sequence[object],
     ) -> Batch:
         """Place and decode one batch.
 
         Args:
             planned: which samples, at which shape.
             size: int32 [B, 2], height and width of the images in pixels.
-            images: B images, as the engine takes them.
-            keys: B keys.
-            targets: what the batch holds as targets.
+            samples: B samples, whose images the engine takes.
+            targets: B targets, as `labels.sample_target` gives them.
 
         Returns:
             The batch, uint8, on the engine's device.
 
         Raises:
             DecodeError: an image cannot be decoded; carries its position.
+            TargetError: targets are wrong, or of different kinds.
         """
         geometry = self.place(planned, size)
         return Batch(
-            images=self._open().decode(images, geometry),
-            targets=targets,
+            images=self._open().decode([sample.image for sample in samples], geometry),
+            targets=batch_targets(targets, samples, geometry, self.pipeline.targets),
             transform=torch.from_numpy(geometry.matrix.astype(np.float32)),
             valid=torch.from_numpy(geometry.valid),
             source_size=torch.from_numpy(geometry.source_size),
             sample_ids=torch.from_numpy(np.array(planned.sample_ids, dtype=np.int64)),
-            keys=tuple(keys),
+            keys=tuple(sample.key for sample in samples),
             resolution=planned.resolution,
+            seed=batch_seed(planned),
         )
 
     def close(self) -> None:
@@ -117,3 +119,10 @@ class BatchMaker:
             )
             self._engine_process = here
         return self._engine
+
+
+def batch_seed(planned: PlannedBatch) -> int:
+    """What is drawn for a batch as a whole follows from this: in [0, 2**63), other for each step and rank's part."""
+    first = int(planned.sample_ids[0]) if len(planned) else 0
+    state = np.random.SeedSequence((planned.seed, planned.epoch, planned.step, first)).generate_state(1, np.uint64)
+    return int(state[0] >> np.uint64(1))

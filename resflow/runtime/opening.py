@@ -54,10 +54,11 @@ def open_run(
         A run over a plan; over a stream for iterable datasets and for shards at a URL that have no index.
 
     Raises:
-        ConfigError: `dataset` is none of these, or an argument does not go with it.
+        ConfigError: `dataset` is none of these, an argument does not go with it, or the device is not there.
     """
     if world is not None and not isinstance(world, World):
         raise ConfigError(f"world must be a World(rank, size); got {world!r}")
+    _check_device(pipeline.device)
     data = _open(dataset, sizes, shuffle=shuffle, seed=seed, world=world or current_world())
     threads = workers or torch.get_num_threads()
     if isinstance(data, Source):
@@ -90,6 +91,19 @@ def open_run(
         threads=threads,
         prefetch=prefetch,
     )
+
+
+def _check_device(name: str) -> None:
+    """Refuse a GPU that is not there, before anything is read."""
+    device = torch.device(name)
+    if device.type == "cpu":
+        return
+    count = torch.cuda.device_count()
+    if (device.index or 0) >= count:
+        raise ConfigError(
+            f'Pipeline.device is "{name}"; PyTorch {torch.__version__} sees {count} CUDA devices on this machine. '
+            'Choose one of these, device="cpu", or install a build of PyTorch with CUDA and its driver.'
+        )
 
 
 def _open(dataset: Any, sizes: Any, *, shuffle: bool, seed: int, world: World) -> Source | Iterable[Any]:

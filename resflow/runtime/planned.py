@@ -6,13 +6,12 @@ shape travels with the request, and workers need to know neither the epoch nor t
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from torch.utils.data import Dataset, DistributedSampler
 
 from resflow.batch import Batch
@@ -22,16 +21,12 @@ from resflow.pipeline import Pipeline
 from resflow.plan import PlannedBatch
 from resflow.plan.buckets import Sizes
 from resflow.runtime.finish import Failure
+from resflow.runtime.labels import sample_target, without_samples
 from resflow.runtime.maker import BatchMaker
 from resflow.sources import Sample, Source
-from resflow.sources.base import NO_TARGET
-from resflow.sources.collate import collate_targets, emptied
 
 if TYPE_CHECKING:
     from resflow.runtime.run import PlannedRun
-
-_NUMBER = re.compile(rb"\s*[+-]?\d{1,18}\s*")
-_WAY_OUT = "Name the right member in Pipeline(target=...), or None to read no targets."
 
 
 class PlanSampler(DistributedSampler[Any]):
@@ -146,13 +141,11 @@ class PlannedDataset(Dataset[Batch]):
         for position, sample in enumerate(samples):
             if isinstance(sample.image, np.ndarray):  # a dataset may change sizes at random; the pixels count
                 size[position] = sample.image.shape[:2]
-        return self._maker.make(
-            planned,
-            size,
-            [sample.image for sample in samples],
-            [sample.key for sample in samples],
-            self._targets(samples),
-        )
+        batch = self._maker.make(planned, size, samples, self._targets(samples))
+        if not samples:  # a rank without a part in the short batch: no targets, of the kind that the others have
+            one = replace(planned, sample_ids=np.zeros(1, dtype=np.int64))
+            batch = replace(batch, targets=without_samples(self.fill(one).targets))
+        return batch
 
     def place(self, planned: PlannedBatch) -> Geometry:
         """The geometry of one batch: a function of the plan and the index alone, drawn before any byte is read."""
@@ -162,16 +155,15 @@ class PlannedDataset(Dataset[Batch]):
         """Close the engine of this process."""
         self._maker.close()
 
-    def _targets(self, samples: list[Sample]) -> Any:
-        """The batch's targets: what the source brings, else the class that each sample's member holds."""
-        target = self.pipeline.target
-        if target is None:
-            return None
-        if not samples:  # a rank without a part in the short batch: no targets, of the kind that the others have
-            return emptied(self._targets(self.source.read(np.zeros(1, dtype=np.int64))))
-        if samples[0].target is NO_TARGET and samples[0].members:
-            return class_labels(samples, target)
-        return collate_targets(samples)
+    def _targets(self, samples: list[Sample]) -> list[object]:
+        """The samples' targets: what the source brings, else what their members hold."""
+        found = []
+        for position, sample in enumerate(samples):
+            try:
+                found.append(sample_target(sample.members, sample.target, self.pipeline.targets))
+            except TargetError as error:
+                raise TargetError(error.message, position=position, key=sample.key, shard=sample.shard) from None
+        return found
 
     def _size(self, planned: PlannedBatch) -> Sizes:
         return np.ascontiguousarray(self.source.index.size[planned.sample_ids])
@@ -181,44 +173,3 @@ class PlannedDataset(Dataset[Batch]):
             return error
         shard, key = self.source.name(int(sample_ids[error.position]))
         return error.located(key=key, shard=shard)
-
-
-def class_labels(samples: list[Sample], member: str) -> torch.Tensor:
-    """Class numbers from a text member of each sample.
-
-    Args:
-        samples: the batch's samples.
-        member: extension of the member, such as "cls".
-
-    Returns:
-        int64 [B].
-
-    Raises:
-        TargetError: a sample lacks the member, or it is not a decimal number.
-    """
-    labels = torch.empty(len(samples), dtype=torch.int64)
-    for position, sample in enumerate(samples):
-        text = sample.members.get(member)
-        try:
-            if text is None:
-                found = ", ".join("." + name for name in sample.members)
-                raise TargetError(f"no class: expected a member .{member}; got {found}. {_WAY_OUT}")
-            labels[position] = class_number(text, member)
-        except TargetError as error:
-            raise TargetError(error.message, position=position, key=sample.key, shard=sample.shard) from None
-    return labels
-
-
-def class_number(text: bytes | memoryview, member: str) -> int:
-    """A class as a number, from its decimal text.
-
-    Args:
-        text: the digits, spaces around them allowed.
-        member: where they come from, for the error.
-
-    Raises:
-        TargetError: not a decimal number.
-    """
-    if not _NUMBER.fullmatch(text):
-        raise TargetError(f"a class must be a decimal number; member .{member} holds {bytes(text[:40])!r}. {_WAY_OUT}")
-    return int(bytes(text))

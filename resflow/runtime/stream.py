@@ -22,10 +22,9 @@ from resflow.headers import read_header
 from resflow.pipeline import Pipeline
 from resflow.plan import Buckets, OnlineBucketer, PixelBudget, PlannedBatch, World
 from resflow.runtime.finish import Failure
+from resflow.runtime.labels import sample_target
 from resflow.runtime.maker import BatchMaker
-from resflow.runtime.planned import class_number
 from resflow.sources.base import NO_TARGET, Sample
-from resflow.sources.collate import collate_targets
 from resflow.sources.groups import IMAGE_EXTENSIONS
 from resflow.sources.items import as_image, split_item
 
@@ -159,9 +158,8 @@ class BucketedStream(torch.utils.data.IterableDataset[Tagged]):
             payload = self._maker.make(
                 planned,
                 np.array([row[1:] for row in request.rows], dtype=np.int32),
-                [sample.image for sample in samples],
-                [sample.key for sample in samples],
-                collate_targets(samples),
+                samples,
+                [sample.target for sample in samples],
             )
         except SampleError as error:
             at = samples[error.position] if error.position is not None and error.key is None else None
@@ -239,11 +237,11 @@ class BucketedStream(torch.utils.data.IterableDataset[Tagged]):
         return sample, header.height, header.width
 
     def _sample(self, item: Any, position: int, number: int) -> Sample:
-        member = self.pipeline.target
+        members: Mapping[str, Any]
         if isinstance(item, Sample):
-            target: object = NO_TARGET if member is None else _target(item.members, member, item.key, item.shard)
-            return Sample(item.key, item.shard, item.image, {}, target)
-        if isinstance(item, Mapping) and "__key__" in item:
+            key, shard, target = item.key, item.shard, item.target
+            image, members = item.image, item.members
+        elif isinstance(item, Mapping) and "__key__" in item:
             key, shard = str(item["__key__"]), str(item.get("__url__", type(self.stream).__name__))
             names = [name for name in (*IMAGE_EXTENSIONS, "image") if name in item]
             if not names:
@@ -252,16 +250,22 @@ class BucketedStream(torch.utils.data.IterableDataset[Tagged]):
                     f"sample {shard}/{key} has no image: expected one of {', '.join(IMAGE_EXTENSIONS)}, image; got "
                     f'{own}. Rename it, as in .rename(image="...").'
                 )
-            target = NO_TARGET if member is None else _target(item, member, key, shard)
-            return Sample(key, shard, as_image(item[names[0]], f"{shard}/{key}"), {}, target)
-        name = type(self.stream).__name__
-        where = f"sample {position} of the stream {name}"
-        image, target = split_item(item, where)
-        if member is None:
-            target = NO_TARGET
-        elif isinstance(target, bytes | memoryview):
-            target = _number(target, member, str(position), name)
-        return Sample(str(number), name, as_image(image, where), {}, target)
+            image, members, target = as_image(item[names[0]], f"{shard}/{key}"), item, NO_TARGET
+        else:
+            key, shard, members = str(number), type(self.stream).__name__, {}
+            where = f"sample {position} of the stream {shard}"
+            found, target = split_item(item, where)
+            image = as_image(found, where)
+            if isinstance(target, bytes | memoryview):  # the text of a class
+                spec = self.pipeline.targets
+                members, target = {spec if isinstance(spec, str) else "json": target}, NO_TARGET
+        return Sample(key, shard, image, {}, self._target(members, target, key, shard))
+
+    def _target(self, members: Mapping[str, Any], target: object, key: str, shard: str) -> object:
+        try:
+            return sample_target(members, target, self.pipeline.targets)
+        except TargetError as error:
+            raise error.located(key=key, shard=shard) from None
 
     def _changed(self, how: str, worker: int) -> StateError:
         return StateError(
@@ -294,26 +298,6 @@ def tell_epoch(stream: Any, epoch: int) -> None:
             stage.epoch = epoch - 1
     if isinstance(inner := getattr(stream, "dataset", None), Iterable):
         tell_epoch(inner, epoch)
-
-
-def _target(members: Mapping[str, Any], member: str, key: str, shard: str) -> object:
-    if member not in members:
-        found = ", ".join("." + name for name in members if not name.startswith("__"))
-        raise TargetError(
-            f"no class: expected a member .{member}; got {found}. Name the right member in Pipeline(target=...), or "
-            "None to read no targets.",
-            key=key,
-            shard=shard,
-        )
-    value = members[member]
-    return _number(value, member, key, shard) if isinstance(value, bytes | memoryview) else value
-
-
-def _number(text: bytes | memoryview, member: str, key: str, shard: str) -> int:
-    try:
-        return class_number(text, member)
-    except TargetError as error:
-        raise error.located(key=key, shard=shard) from None
 
 
 def _chained(digest: int, planned: PlannedBatch, rows: list[_Row]) -> int:

@@ -305,7 +305,7 @@ GREY = PICTURE[..., 0]
 def test_pixels_come_through_untouched_where_the_shape_is_their_own(image: Any, expected: Any, form: str) -> None:
     item = {"tuple": (image, 3), "bare": image, "webdataset": {"__key__": "k", "png": image, "cls": 3}}[form]
     buckets = rf.Buckets(np.array([]), np.array([47], np.int32), np.array([[[40, 56]]], np.int32), 8)
-    pipeline = rf.Pipeline(resolution=47, buckets=buckets, stride=8, target=None if form == "bare" else "cls")
+    pipeline = rf.Pipeline(resolution=47, buckets=buckets, stride=8, targets=None if form == "bare" else "cls")
     [batch] = Loader([item], pipeline)
     assert np.array_equal(batch.images[0].permute(1, 2, 0).numpy(), expected)
     assert form == "bare" or batch.targets.tolist() == [3]

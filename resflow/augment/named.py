@@ -1,0 +1,52 @@
+"""Augmentations by their names, as YAML writes them."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from typing import Any
+
+from resflow.errors import ConfigError
+from resflow.geometry.ramp import has_ramp
+
+_OWN = ("Mosaic", "MixUp", "CutMix", "CopyPaste")
+
+
+def named_operation(name: str, fields: Mapping[str, Any]) -> Any:
+    """An augmentation of Kornia's or of ours.
+
+    Args:
+        name: of the class, with underscores: "random_horizontal_flip", "color_jiggle", "mosaic".
+        fields: its arguments; a `Ramp` may stand in place of any number.
+
+    Returns:
+        The augmentation; of Kornia's with a ramp, a `Ramped`.
+
+    Raises:
+        ConfigError: there is no augmentation of that name, or it refuses its arguments.
+    """
+    import kornia.augmentation
+
+    import resflow.augment
+
+    kinds = {own: getattr(resflow.augment, own) for own in _OWN}
+    modules = vars(kornia.augmentation)
+    kinds |= {kind: cls for kind, cls in modules.items() if isinstance(cls, type) and kind not in kinds}
+    plain = {_plain(kind): kind for kind in kinds}
+    if _plain(name) not in plain:
+        close = difflib.get_close_matches(_plain(name), plain, n=1)
+        way_out = f"did you mean {plain[close[0]]}?" if close else "Name a class of kornia.augmentation."
+        raise ConfigError(f"there is no augmentation {name!r}; {way_out}")
+    kind = plain[_plain(name)]
+    try:
+        if has_ramp(tuple(fields.values())) and kind not in _OWN:
+            return resflow.augment.Ramped(kinds[kind], **fields)
+        return kinds[kind](**fields)
+    except ConfigError:
+        raise
+    except Exception as error:  # Kornia raises what it likes
+        raise ConfigError(f"{kind} refuses {dict(fields)}: {error}") from error
+
+
+def _plain(name: str) -> str:
+    return name.replace("_", "").lower()
