@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -57,19 +57,27 @@ def padded(size: Sizes, shapes: Sizes) -> float:
     return 1.0 - int(placed.prod(axis=1, dtype=np.int64).sum()) / int(shapes.prod(axis=1, dtype=np.int64).sum())
 
 
-def two_groups(size: Sizes, resolution: int, divisor: int, batch_size: int = 16, shuffles: int = 50) -> float:
-    """Mean padded share of batches padded to their own greatest height and width."""
+def two_group_batches(
+    size: Sizes, resolution: int, divisor: int, seed: int, batch_size: int = 16
+) -> Iterator[tuple[npt.NDArray[np.int64], Sizes, npt.NDArray[np.int64]]]:
+    """The batches of one shuffle: image numbers [B], their scaled sizes [B, 2], and the batch's height and width."""
     scale = np.minimum(resolution / size.min(axis=1), resolution * 5 / 3 / size.max(axis=1))
     placed = content(size, scale)
+    order = np.random.default_rng(seed).permutation(len(size))
+    tall = size[order, 1] < size[order, 0]
+    for group in (order[tall], order[~tall]):
+        for start in range(0, len(group), batch_size):
+            batch = group[start : start + batch_size]
+            yield batch, placed[batch], -(-placed[batch].max(axis=0) // divisor) * divisor
+
+
+def two_groups(size: Sizes, resolution: int, divisor: int, shuffles: int = 50) -> float:
+    """Mean padded share of batches padded to their own greatest height and width."""
     used, total = 0, 0
     for seed in range(shuffles):
-        order = np.random.default_rng(seed).permutation(len(size))
-        tall = size[order, 1] < size[order, 0]
-        for group in (order[tall], order[~tall]):
-            for start in range(0, len(group), batch_size):
-                batch = placed[group[start : start + batch_size]]
-                used += int(batch.prod(axis=1).sum())
-                total += len(batch) * int((-(-batch.max(axis=0) // divisor) * divisor).prod())
+        for _, placed, shape in two_group_batches(size, resolution, divisor, seed):
+            used += int(placed.prod(axis=1).sum())
+            total += len(placed) * int(shape.prod())
     return 1.0 - used / total
 
 
