@@ -7,12 +7,23 @@ import re
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
+from resflow.cli.dataset import (
+    Classes,
+    FirstLabel,
+    Format,
+    OnError,
+    OnErrorOption,
+    Upright,
+    ZeroBased,
+    check_options,
+    check_places,
+    open_annotated,
+)
 from resflow.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -21,32 +32,6 @@ if TYPE_CHECKING:
 _T = TypeVar("_T")
 _PATIENCE = 2.0  # seconds before a progress bar shows
 _SHOWN = 100  # problems that are printed
-
-
-class Format(StrEnum):
-    """How a dataset lies on disk."""
-
-    coco = "coco"
-    voc = "voc"
-    yolo = "yolo"
-    folder = "folder"
-    masks = "masks"
-
-
-class OnError(StrEnum):
-    """What becomes of what is wrong in a dataset."""
-
-    raise_ = "raise"
-    drop = "drop"
-
-
-_PLACES = {
-    Format.coco: "IMAGES ANNOTATIONS.json..., or IMAGES PANOPTIC.json MASKS for panoptic label maps",
-    Format.voc: "ROOT SPLIT",
-    Format.yolo: "IMAGES LABELS",
-    Format.folder: "ROOT, with one sub-folder a class",
-    Format.masks: "IMAGES MASKS",
-}
 
 
 def shard(
@@ -59,23 +44,11 @@ def shard(
         ),
     ],
     form: Annotated[Format, typer.Option("--format", help="How the dataset lies on disk.")],
-    classes: Annotated[
-        Path | None, typer.Option(help="File with the name of a class a line, in the order of their numbers.")
-    ] = None,
-    first_label: Annotated[int, typer.Option(min=0, help="Number of the first class (voc, yolo).")] = 1,
-    zero_based: Annotated[
-        bool, typer.Option("--zero-based", help="VOC boxes are edges from 0, not pixels counted from 1.")
-    ] = False,
-    upright: Annotated[
-        bool | None,
-        typer.Option(
-            "--upright/--stored",
-            help="Annotations follow the EXIF orientation, or the pixels as stored (as if left out, but in yolo).",
-        ),
-    ] = None,
-    on_error: Annotated[
-        OnError, typer.Option(help="Refuse a dataset with problems, or leave out what is wrong.")
-    ] = OnError.raise_,
+    classes: Classes = None,
+    first_label: FirstLabel = 1,
+    zero_based: ZeroBased = False,
+    upright: Upright = None,
+    on_error: OnErrorOption = OnError.raise_,
     max_samples: Annotated[int, typer.Option(min=1, help="Samples a shard.")] = 10_000,
     max_bytes: Annotated[int, typer.Option(min=1, help="Bytes after which a shard is closed.")] = 1 << 30,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace shards of the same names.")] = False,
@@ -86,24 +59,18 @@ def shard(
 
     *sources, out = places
     pattern = out if "%" in out else f"{out.rstrip('/')}/%06d.tar"
-    options: dict[str, Any] = {} if upright is None else {"upright": upright}
-    options["on_error"] = on_error.value
-    names = None if classes is None else _lines(classes)
-    if form in (Format.voc, Format.yolo):
-        options |= {"classes": names, "first_label": first_label}
-    elif form is Format.masks:
-        options["classes"] = names
-    if form is Format.voc:
-        options["one_based"] = not zero_based
-    _refuse(form, classes=classes, zero_based=zero_based, upright=upright)
     start = time.perf_counter()
     samples: Iterable[Mapping[str, object]]
     if form is Format.folder:
-        _expect(form, sources, 1)
+        check_options(form, classes=classes, zero_based=zero_based, upright=upright)
+        check_places(form, sources, 1, "OUT")
         images = class_folder_samples(sources[0])
         samples, total, beside = images, len(images), {"classes.txt": "".join(f"{name}\n" for name in images.classes)}
     else:
-        source = _open(form, sources, options)
+        source = open_annotated(
+            form, sources, classes=classes, first_label=first_label, zero_based=zero_based, upright=upright,
+            on_error=on_error, then="OUT",
+        )  # fmt: skip
         samples, total, beside = source_samples(source), len(source), _categories(source)
         for problem in source.problems.problems[:_SHOWN]:
             print(f"left out: {problem}", file=sys.stderr)
@@ -120,48 +87,6 @@ def shard(
         lines.append(str(index_path(written)))
     lines[0] += f", {time.perf_counter() - start:.1f} s"
     print("\n".join([*lines, *(str(paths[0].parent / name) for name in beside), f'shards: "{written}"']))
-
-
-def _open(form: Format, sources: list[str], options: dict[str, Any]) -> AnnotatedSource:
-    from resflow.sources import Coco, CocoPanoptic, MaskFolder, Voc, Yolo
-
-    if form is Format.coco:
-        if len(sources) == 3 and Path(sources[2]).is_dir():
-            return CocoPanoptic(*sources, **options)
-        if len(sources) < 2:
-            _expect(form, sources, 2)
-        return Coco(sources[0], sources[1:], **options)
-    _expect(form, sources, 2)
-    if form is Format.voc:
-        return Voc(*sources, **options)
-    return Yolo(*sources, **options) if form is Format.yolo else MaskFolder(*sources, **options)
-
-
-def _expect(form: Format, sources: list[str], count: int) -> None:
-    if len(sources) != count:
-        raise ConfigError(
-            f"--format {form.value} takes {_PLACES[form]}, then OUT; got {' '.join(sources) or 'OUT alone'}"
-        )
-
-
-def _refuse(form: Format, **given: object) -> None:
-    """Options that mean nothing in this format."""
-    meant = {
-        "classes": (Format.voc, Format.yolo, Format.masks),
-        "zero_based": (Format.voc,),
-        "upright": (Format.coco, Format.voc, Format.yolo, Format.masks),
-    }
-    for name, value in given.items():
-        if value not in (None, False) and form not in meant[name]:
-            option = "--" + name.replace("_", "-")
-            raise ConfigError(f"{option} means nothing with --format {form.value}. Leave it out.")
-
-
-def _lines(path: Path) -> list[str]:
-    try:
-        return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"the class names in {path} cannot be read: {error}. Give one a line.") from error
 
 
 def _categories(source: AnnotatedSource) -> dict[str, str]:
