@@ -8,6 +8,7 @@ sampled bilinearly once, edges repeated.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -19,6 +20,7 @@ from resflow.errors import ConfigError
 from resflow.geometry.affine import Geometry, factor, is_axis_aligned, transform_points
 
 RESAMPLE = ("linear", "nearest")
+_BLOCK = 64  # output pixels that one matrix of weights makes on a CPU
 _MARGIN = 2  # intermediate pixels kept around the part that a warp reads: its bilinear footprint, and rounding
 
 
@@ -155,10 +157,26 @@ def _resized(source: torch.Tensor, rows: _Axis, columns: _Axis, resample: str) -
             source = source.to(_working(source.dtype))
         size = (rows.high - rows.low, columns.high - columns.low)
         return F.interpolate(source, size, mode="bilinear", align_corners=False, antialias=True)
-    weights_y, top, bottom = _weights(rows, source.shape[2], source)
-    weights_x, left, right = _weights(columns, source.shape[3], source)
-    part = source[:, :, top:bottom, left:right].to(weights_y.dtype)
-    return weights_y @ part @ weights_x.T  # [rows, h] @ [N, C, h, w] @ [w, columns]
+    # Only what the window reads is converted.
+    (top, bottom), (left, right) = _reach(rows, source.shape[2]), _reach(columns, source.shape[3])
+    part = source[:, :, top:bottom, left:right].to(_working(source.dtype), memory_format=torch.contiguous_format)
+    return _blended(
+        _blended(part, rows._replace(start=rows.start - top), 2), columns._replace(start=columns.start - left), 3
+    )
+
+
+def _blended(source: torch.Tensor, axis: _Axis, dim: int) -> torch.Tensor:
+    """Floating images [N, C, h, w] resized along one axis by matrices of weights."""
+    # The weights lie along a diagonal: on a CPU, blocks of it spare most of the products.
+    block = _BLOCK if source.device.type == "cpu" else axis.high - axis.low
+    parts = []
+    for low in range(axis.low, axis.high, block):
+        piece = axis._replace(low=low, high=min(low + block, axis.high))
+        first, last = _reach(piece, source.shape[dim])
+        weights = _weights(piece, first, last, source)
+        window = source.narrow(dim, first, last - first)
+        parts.append(weights @ window if dim == 2 else window @ weights.T)
+    return torch.cat(parts, dim) if len(parts) > 1 else parts[0]
 
 
 def _whole(axis: _Axis, size: int) -> bool:
@@ -178,22 +196,22 @@ def _nearest(coordinate: torch.Tensor, size: int) -> torch.Tensor:
     return coordinate.round(decimals=6).floor_().clamp_(0, size - 1).long()
 
 
-def _weights(axis: _Axis, size: int, like: torch.Tensor) -> tuple[torch.Tensor, int, int]:
-    """Antialiased linear weights along one axis.
-
-    Returns:
-        Weights [high - low, last - first] on the source pixels first to last, first, last.
-    """
+def _reach(axis: _Axis, size: int) -> tuple[int, int]:
+    """First source pixel that an axis reads, and the one after the last."""
     radius = max(1.0, axis.step)
-    ends = axis.start + (axis.low + 0.5) * axis.step, axis.start + (axis.high - 0.5) * axis.step
-    first = min(max(int(np.floor(ends[0] - radius)), 0), size - 1)
-    last = max(min(int(np.ceil(ends[1] + radius)), size), first + 1)
+    first = math.floor(axis.start + (axis.low + 0.5) * axis.step - radius)
+    last = math.ceil(axis.start + (axis.high - 0.5) * axis.step + radius)
+    first = min(max(first, 0), size - 1)
+    return first, max(min(last, size), first + 1)
+
+
+def _weights(axis: _Axis, first: int, last: int, like: torch.Tensor) -> torch.Tensor:
+    """Antialiased linear weights [high - low, last - first] of source pixels, in the dtype of `like`."""
     # The centres of shown pixels lie on the source but for rounding, so a pixel of it is always within the radius.
-    centres = _centres(axis, like.device).clamp_(0, size)
+    centres = _centres(axis, like.device).clamp_(first, last)
     pixels = torch.arange(first, last, dtype=torch.float64, device=like.device).add_(0.5)
-    weights = (pixels - centres[:, None]).abs_().mul_(-1 / radius).add_(1).clamp_(min=0)
-    weights /= weights.sum(dim=1, keepdim=True)
-    return weights.to(_working(like.dtype)), first, last
+    weights = (pixels - centres[:, None]).abs_().mul_(-1 / max(1.0, axis.step)).add_(1).clamp_(min=0)
+    return weights.div_(weights.sum(dim=1, keepdim=True)).to(like.dtype)
 
 
 def _warped(

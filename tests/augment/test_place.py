@@ -39,24 +39,24 @@ def test_placements_match_the_reference(size: tuple[int, int], device: str) -> N
 
 @pytest.mark.parametrize("device", DEVICES)
 def test_float_images_match_the_reference_closely(device: str) -> None:
-    for number, (height, width) in enumerate(SIZES[1:5]):
-        cases = placements(height, width, (33, 31))
+    for number, (height, width) in enumerate(SIZES[1:6:2]):
+        cases = placements(height, width, (70, 130))
         data = samples.png(height, width, number)
-        where = geometry([data] * len(cases), list(cases.values()), (33, 31))
+        where = geometry([data] * len(cases), list(cases.values()), (70, 130))
         for dtype, tolerance in ((torch.float32, 2e-2), (torch.float64, 1e-3)):
             images = pixels(data, device).to(dtype)[None].expand(len(cases), -1, -1, -1)
             placed = place_pixels(images, where, fill=FILL)
             assert placed.dtype == dtype
             assert placed.is_contiguous(memory_format=torch.channels_last)
             for name, got, matrix in zip(cases, placed, where.matrix, strict=True):
-                expected, _ = reference_place(reference_decode(data), matrix, (33, 31))
+                expected, _ = reference_place(reference_decode(data), matrix, (70, 130))
                 error = np.abs(got.cpu().permute(1, 2, 0).numpy() - expected).max()
                 assert error <= tolerance, f"{height}x{width} {name} {dtype}: {error}"
 
 
 @pytest.mark.parametrize("engine", ["pillow", "turbo"])
 def test_engines_and_place_pixels_agree(engine: str) -> None:
-    files = sorted((samples.ROOT / "coco-mini").rglob("*.jpg"))[::50]
+    files = sorted((samples.ROOT / "coco-mini").rglob("*.jpg"))[::60]
     if not files:
         pytest.skip(f"no photographs in {samples.ROOT / 'coco-mini'}; set RESFLOW_TEST_DATA")
     encoded = [file.read_bytes() for file in files]
@@ -123,7 +123,9 @@ def test_gradients_flow_to_floating_images() -> None:
     image = torch.rand(1, 1, 4, 3, dtype=torch.float64, requires_grad=True)
     for case in ("letterbox", "crop, mirrored", "rotated 17"):
         where = Geometry(placements(4, 3, (3, 4))[case][None], np.array([[4, 3]], dtype=np.int32), (3, 4))
-        assert torch.autograd.gradcheck(lambda x, where=where: place_pixels(x, where, fill=0.5), (image,))
+        assert torch.autograd.gradcheck(
+            lambda x, where=where: place_pixels(x, where, fill=0.5), (image,), fast_mode=True
+        )
 
 
 def where_for(count: int) -> Geometry:
