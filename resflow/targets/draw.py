@@ -90,11 +90,15 @@ class Lookup:
             right, bottom = np.clip(np.ceil(moved.max(axis=0)), 0, frame).astype(int).tolist()
             (a, b, c), (d, e, f) = self.inverse[:2].tolist()
             x, y = np.arange(left, right) + 0.5, np.arange(top, bottom)[:, None] + 0.5
-            column, row = _pixel(a * x + (b * y + c)) - start_x, _pixel(d * x + (e * y + f)) - start_y
             height, width = block.pixels.shape
-            inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)
-            pixels = np.ascontiguousarray(block.pixels).reshape(-1)
-            shown = pixels.take(row * width + column, mode="clip") * inside
+            column = np.floor(a * x + (b * y + (c + _NOISE - start_x))).astype(np.int64)
+            row = np.floor(d * x + (e * y + (f + _NOISE - start_y))).astype(np.int64)
+            inside = column.view(np.uint64) < width  # a number below 0 is a large one without its sign
+            inside &= row.view(np.uint64) < height
+            row *= width
+            row += column
+            shown = np.ascontiguousarray(block.pixels).reshape(-1).take(row, mode="clip")
+            shown *= inside
         output[top:bottom, left:right] = shown
         if not shown.size:
             return 0, 0, 0, 0
