@@ -21,8 +21,9 @@ class CopyPaste:
 
     Of a partner's objects each is taken with probability 1/2, crowds never. What they cover is taken out of the masks
     below; boxes and areas of covered objects become those of the mask that is left, and objects of which too little is
-    left are dropped by `min_visible` and `min_side`; covered keypoints become hidden (visibility 1). Of label maps,
-    each class of the partner is taken with probability 1/2 (ClassMix). Scale and flip images before, as the paper does.
+    left are dropped by `min_visible` and `min_side`; keypoints whose pixel is covered, or was not taken along, become
+    hidden (visibility 1). Of label maps, each class of the partner is taken with probability 1/2 (ClassMix). Scale and
+    flip images before, as the paper does.
     `transform` and image ids stay those of the image below, `valid` holds both.
 
     Args:
@@ -79,6 +80,9 @@ def _pasted_objects(
     masks = pasted.masks if pasted.masks is not None else below.masks[:0]
     layers = torch.zeros((len(which), *below.masks.shape[1:]), dtype=torch.int16, device=which.device)
     over = layers.index_add_(0, pasted.image, masks.to(torch.int16)) > 0
+    if pasted.keypoints is not None:  # those that do not lie on what was pasted are not seen
+        outside = ~_under(pasted.keypoints, over[pasted.image])
+        pasted = replace(pasted, keypoints=torch.where(outside[..., None], _hidden(pasted.keypoints), pasted.keypoints))
     return joined([_covered(below, over, options), pasted]), over
 
 

@@ -118,9 +118,10 @@ class Augment:
         """
         if images.ndim != 4 or not (images.dtype == torch.uint8 or images.is_floating_point()):
             raise ConfigError(f"images must be uint8 or floating [B,3,H,W]; got {images.dtype} {list(images.shape)}")
-        floating = images.float()
+        # Kornia's colour operations are several times slower on channels_last, so it comes last, and once.
+        floating = images.to(torch.float32, memory_format=torch.contiguous_format)
         if images.dtype == torch.uint8:
-            floating.div_(255)
+            floating.div_(255)  # a copy: the dtype was another
         batch, _, height, width = images.shape
         if transform is None:
             transform = torch.eye(3, dtype=torch.float64, device=images.device).expand(batch, 3, 3)

@@ -79,9 +79,9 @@ class Mosaic:
                 moved = moved_targets(part, moves, state.shape, options)
                 parts += [moved] if isinstance(moved, Instances) else []
             elif maps is not None and isinstance(targets, torch.Tensor):
-                moved = moved_targets(targets[partner[which]], moves[which], state.shape, options)
-                if isinstance(moved, torch.Tensor):
-                    maps[which, rows, columns] = moved[:, rows, columns]
+                shown = (_nearest(rows, top, size[0], height), _nearest(columns, left, size[1], width))
+                source = targets[partner[which]]
+                maps[which, rows, columns] = source[:, shown[0].to(device)][:, :, shown[1].to(device)]
             if quarter == 0:
                 transform[which] = matrix.to(device) @ state.transform[which]
         if isinstance(targets, Instances):
@@ -93,6 +93,12 @@ class Mosaic:
             transform=transform,
             valid=torch.where(which[:, None], valid, state.valid),
         )
+
+
+def _nearest(quarter: slice, first: int, scaled: int, side: int) -> torch.Tensor:
+    """int64 [n]: the rows or columns of an image on which lie the centres of a quarter's pixels."""
+    centre = torch.arange(first, first + quarter.stop - quarter.start, dtype=torch.float64) + 0.5
+    return (centre * side / scaled).floor_().long()
 
 
 def _placement(
