@@ -74,7 +74,7 @@ def place_pixels(
     valid = geometry.valid.tolist()
     for part in parts:
         position = part.start
-        source = images[part] if isinstance(images, torch.Tensor) else images[position][None]
+        source = images[part] if isinstance(images, torch.Tensor) else _alone(images[position])
         left, top, right, bottom = valid[position]
         if turned[position]:
             out[part] = _warped(source, geometry, position, colour, resample)
@@ -127,6 +127,11 @@ def _fill(fill: float | Sequence[float], image: torch.Tensor) -> torch.Tensor:
     return torch.tensor(values, dtype=image.dtype, device=image.device)
 
 
+def _alone(image: torch.Tensor) -> torch.Tensor:
+    """An image [C, H, W] as a batch [1, C, H, W]; where channels lie innermost, strided so that torch takes note."""
+    return image.permute(1, 2, 0)[None].permute(0, 3, 1, 2)
+
+
 def _as(pixels: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     """Pixels in another dtype, rounded where it has no fractions."""
     if dtype == torch.uint8 and pixels.dtype != dtype:
@@ -153,7 +158,9 @@ def _resized(source: torch.Tensor, rows: _Axis, columns: _Axis, resample: str) -
         )
     if _whole(rows, source.shape[2]) and _whole(columns, source.shape[3]):
         # torch's own kernels are many times faster, but know no windows; in uint8 on the CPU only.
-        if source.dtype != torch.uint8 or source.device.type != "cpu":
+        if source.dtype == torch.uint8 and source.device.type == "cpu":
+            source = source.contiguous(memory_format=torch.channels_last)  # many times faster than in planes
+        else:
             source = source.to(_working(source.dtype))
         size = (rows.high - rows.low, columns.high - columns.low)
         return F.interpolate(source, size, mode="bilinear", align_corners=False, antialias=True)
