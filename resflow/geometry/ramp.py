@@ -90,7 +90,9 @@ def has_ramp(value: object) -> bool:
         return True
     if isinstance(value, tuple | list):
         return any(map(has_ramp, value))
-    return _is_instance(value) and any(has_ramp(getattr(value, field.name)) for field in dataclasses.fields(value))
+    if not dataclasses.is_dataclass(value) or isinstance(value, type):
+        return False
+    return any(has_ramp(getattr(value, field.name)) for field in dataclasses.fields(value))
 
 
 def at(value: Value, progress: float) -> Value:
@@ -145,7 +147,3 @@ def read_ramps(value: object) -> object:
             return Ramp(*ends)
         return {name: read_ramps(part) for name, part in value.items()}
     return tuple(map(read_ramps, value)) if isinstance(value, tuple | list) else value
-
-
-def _is_instance(value: object) -> Any:
-    return dataclasses.is_dataclass(value) and not isinstance(value, type)

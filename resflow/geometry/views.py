@@ -12,7 +12,7 @@ import math
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Protocol, cast, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -223,7 +223,7 @@ class Affine:
         object.__setattr__(self, "scale", scale)
         translate = tuple(self.translate) if isinstance(self.translate, Sequence) else ()
         shares = (*at(translate, 0.0), *at(translate, 1.0))
-        if len(translate) != 2 or not all(is_number(share) and 0 <= share <= 1 for share in shares):
+        if len(translate) != 2 or not all(is_number(share) and 0 <= fixed("share", share) <= 1 for share in shares):
             raise ConfigError(f"Affine.translate must be two shares in [0, 1] (x, y); got {self.translate!r}")
         object.__setattr__(self, "translate", translate)
 
@@ -297,7 +297,7 @@ def _range(
     for progress, end in ((0.0, "lowest"), (1.0, "highest")):
         label = f"{name} at the {end} resolution"
         check_range(label, at(value, progress), low, high, open_low=open_low, open_high=open_high)
-    first, second = value  # type: ignore[misc]  # a sequence of two, as check_range found
+    first, second = cast(Sequence[Magnitude], value)  # of two, as check_range found
     return (first, second)
 
 
