@@ -8,6 +8,7 @@ import typer
 
 from resflow.cli.demo import demo
 from resflow.cli.index import index
+from resflow.cli.preview import preview
 from resflow.cli.shard import shard
 from resflow.errors import ResflowError
 
@@ -21,6 +22,7 @@ app = typer.Typer(
 )
 app.command()(index)
 app.command()(shard)
+app.command()(preview)
 app.command()(demo)
 
 

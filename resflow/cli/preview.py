@@ -1,0 +1,234 @@
+"""`resflow preview`: a picture of what a pipeline does to a dataset."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from resflow.cli.dataset import (
+    Classes,
+    FirstLabel,
+    Format,
+    OnError,
+    OnErrorOption,
+    Upright,
+    ZeroBased,
+    check_places,
+    class_lines,
+    open_annotated,
+)
+from resflow.errors import ConfigError
+
+if TYPE_CHECKING:
+    from resflow.batch import Batch
+    from resflow.loader import DataLoader
+    from resflow.plan import Buckets, EpochPlan
+
+_PATTERN = re.compile(r"[*?\[{]|://|^pipe:")  # shards by another name than a path
+
+
+def preview(
+    pipeline: Annotated[Path, typer.Argument(metavar="PIPELINE.yaml", help="What is done to the samples.")],
+    data: Annotated[
+        str,
+        typer.Option(
+            metavar="SHARDS|FOLDER",
+            help='Indexed shards, e.g. "shards/train-{0000..0003}.tar", a folder of them, or class folders; with '
+            "--format what `resflow shard` takes: IMAGES ANNOTATIONS.json..., ROOT SPLIT, IMAGES LABELS, IMAGES MASKS.",
+        ),
+    ],
+    more: Annotated[list[str] | None, typer.Argument(metavar="MORE", help="Further places of --data.")] = None,
+    form: Annotated[
+        Format | None, typer.Option("--format", help="How the dataset lies on disk; shards if left out.")
+    ] = None,
+    masks: Annotated[bool, typer.Option("--masks", help="Show masks, even if the pipeline leaves them out.")] = False,
+    keypoints: Annotated[
+        bool, typer.Option("--keypoints", help="Show keypoints, even if the pipeline leaves them out.")
+    ] = False,
+    classes: Classes = None,
+    first_label: FirstLabel = 1,
+    zero_based: ZeroBased = False,
+    upright: Upright = None,
+    on_error: OnErrorOption = OnError.raise_,
+    batches: Annotated[int, typer.Option(min=1, help="Batches to show, of shapes as different as there are.")] = 4,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images a batch.")] = 6,
+    epoch: Annotated[int, typer.Option(min=0, help="Epoch whose batches are shown.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Everything random follows from it.")] = 0,
+    out: Annotated[Path, typer.Option(help="Picture to write: .png, .pdf or .svg.")] = Path("preview.png"),
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as one line of JSON.")] = False,
+) -> None:
+    """Picture batches as a model will see them: boxes, masks, keypoints, classes, padding, each image's transform."""
+    from resflow.pictures import contact_sheet, require_matplotlib
+
+    require_matplotlib()
+    from resflow.loader import DataLoader
+    from resflow.pipeline import Pipeline
+    from resflow.targets import Targets
+
+    read = Pipeline.from_yaml(pipeline)
+    spatial = read.targets if isinstance(read.targets, Targets) else Targets()
+    if masks or keypoints:
+        spatial = replace(spatial, masks=masks or spatial.masks, keypoints=keypoints or spatial.keypoints)
+        read = replace(read, targets=spatial)
+    places = [data, *(more or ())]
+    if form in (None, Format.folder):
+        dataset, names = _plain(form, places, classes, zero_based=zero_based, upright=upright)
+    else:
+        dataset = open_annotated(
+            form, places, classes=classes, first_label=first_label, zero_based=zero_based, upright=upright,
+            on_error=on_error,
+        )  # fmt: skip
+        names = dataset.categories
+    loader = DataLoader(dataset, batch_size=batch_size, shuffle=True, seed=seed, pipeline=read)
+    steps = spread_steps(loader.plan(epoch), loader.buckets, batches)
+    shown = [_batch(loader, epoch, step) for step in steps]
+    told = [_told(step, batch, loader) for step, batch in zip(steps, shown, strict=True)]
+    path = contact_sheet(
+        shown, out, denormalize=read.normalize, classes=names, ignore_index=spatial.ignore_index, tiles=batch_size
+    )
+    if as_json:
+        print(json.dumps({"picture": str(path), "epoch": epoch, "batches": told}))
+    else:
+        print("\n".join([str(path), *map(_line, told)]))
+
+
+def spread_steps(plan: EpochPlan, buckets: Buckets, count: int) -> list[int]:
+    """Batches of an epoch whose shapes differ as much as they can.
+
+    Args:
+        plan: of the epoch.
+        buckets: that the plan was made with.
+        count: batches wanted, at least 1.
+
+    Returns:
+        Steps in ascending order, fewer than `count` if the epoch is shorter. The buckets lie evenly between the tallest
+        and the widest; in each of them full batches come first, then resolutions not seen yet, then early steps.
+    """
+    import numpy as np  # `resflow --help` is quick without it
+
+    level = np.searchsorted(buckets.resolutions, plan.resolutions)
+    bucket = (buckets.shapes[level] == plan.shapes[:, None]).all(axis=2).argmax(axis=1)  # [T]
+    used = np.unique(bucket)
+    turns = used[np.linspace(0, len(used) - 1, min(count, len(used))).round().astype(int)]
+    sizes, wanted = np.diff(plan.offsets), min(count, len(plan))
+    seen, chosen = np.zeros(len(buckets.resolutions), int), list[int]()
+    while len(chosen) < wanted:
+        for number in turns.tolist():
+            steps = np.setdiff1d(np.flatnonzero(bucket == number), chosen)
+            if len(steps) and len(chosen) < wanted:
+                best = int(steps[np.lexsort((steps, seen[level[steps]], -sizes[steps]))[0]])
+                seen[level[best]] += 1
+                chosen.append(best)
+        turns = used
+    return sorted(chosen)
+
+
+def _plain(
+    form: Format | None, places: list[str], classes: Path | None, **given: object
+) -> tuple[Any, Sequence[str] | Mapping[int, str] | None]:
+    """Shards or class folders, and the names of their classes as far as they are known."""
+    for name, value in given.items():
+        if value:
+            option = "--" + name.replace("_", "-")
+            raise ConfigError(f"{option} means nothing for {'class folders' if form else 'shards'}. Leave it out.")
+    if form is not None:
+        check_places(form, places, 1)
+    names = None if classes is None else class_lines(classes)
+    root = Path(places[0])
+    if not (root.exists() or _PATTERN.search(places[0])):
+        raise ConfigError(f"there is nothing at {root}. Check --data, and give --format for other than shards.")
+    if form is None and not root.is_dir():
+        return places[0] if len(places) == 1 else places, names or _names_beside(root.parent)
+    if form is None and any(root.glob("*.tar")):
+        return _indexed(root), names or _names_beside(root)
+
+    from torchvision.datasets import ImageFolder
+
+    from resflow.sources import class_folder_samples
+
+    check_places(Format.folder, places, 1)
+    class_folder_samples(root)  # says readably what is wrong
+    folders = ImageFolder(root)
+    return folders, names or folders.classes
+
+
+def _indexed(folder: Path) -> Any:
+    """The shards of a folder, by the index that lies there."""
+    from resflow.sources import ShardSource
+    from resflow.sources.index_file import open_index_file
+
+    found = sorted(folder.glob("*.index.arrow"))
+    if len(found) > 1:
+        raise ConfigError(
+            f"{folder} holds {len(found)} indexes: {', '.join(path.name for path in found)}. Name the shards of one, "
+            "as they were indexed."
+        )
+    return ShardSource(open_index_file(found[0]) if found else f"{folder}/*.tar")
+
+
+def _names_beside(folder: Path) -> Sequence[str] | Mapping[int, str] | None:
+    """The classes that `resflow shard` wrote beside its shards."""
+    if (path := folder / "classes.txt").is_file():
+        return class_lines(path)
+    path = folder / "categories.json"
+    try:
+        records = json.loads(path.read_text(encoding="utf-8"))["categories"]
+        return {int(record["id"]): str(record["name"]) for record in records}
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise ConfigError(
+            f"{path} must hold categories with id and name, as `resflow shard` writes them: {error!r}. Give --classes."
+        ) from error
+
+
+def _batch(loader: DataLoader[Batch], epoch: int, step: int) -> Batch:
+    """One batch of an epoch, made alone: a loader resumes anywhere."""
+    loader.load_state_dict(loader.state_dict() | {"epoch": epoch, "step": step})
+    batch: Batch = next(iter(loader))
+    return batch
+
+
+def _told(step: int, batch: Batch, loader: DataLoader[Batch]) -> dict[str, Any]:
+    """What is printed of a batch."""
+    from resflow.geometry.fit import coverage
+    from resflow.pictures.shown import shown
+    from resflow.runtime.labels import sample_target
+    from resflow.targets import Annotation
+
+    padded, cropped = coverage(batch.geometry)
+    told: dict[str, Any] = {
+        "step": step,
+        "shape": list(batch.images.shape[2:]),
+        "resolution": batch.resolution,
+        "images": len(batch),
+        "padded": None if batch.mixed else round(float(padded.mean()), 4),
+        "cropped": None if batch.mixed else round(float(cropped.mean()), 4),
+    }
+    objects = [one.objects for one in shown(batch) if one.objects is not None]
+    if objects:
+        dataset: Any = loader.dataset
+        samples = dataset.source.read(batch.sample_ids.cpu().numpy())
+        found = [sample_target(one.members, one.target, dataset.pipeline.targets) for one in samples]
+        told["objects"] = sum(map(len, objects))
+        told["objects_in_source"] = sum(len(one) for one in found if isinstance(one, Annotation))
+    return told
+
+
+def _line(told: Mapping[str, Any]) -> str:
+    height, width = told["shape"]
+    parts = [f"step {told['step']:>5}", f"{height}\u00d7{width}".rjust(9), f"resolution {told['resolution']:>4}"]
+    parts.append(f"{told['images']} images")
+    if told["padded"] is None:
+        parts.append("mixed")
+    else:
+        parts += [f"{told['padded']:6.1%} padded", f"{told['cropped']:6.1%} cropped"]
+    if "objects" in told:
+        parts.append(f"{told['objects']} of {told['objects_in_source']} objects")
+    return "  ".join(parts)
