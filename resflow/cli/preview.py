@@ -217,18 +217,20 @@ def _told(step: int, batch: Batch, loader: DataLoader[Batch]) -> dict[str, Any]:
         samples = dataset.source.read(batch.sample_ids.cpu().numpy())
         found = [sample_target(one.members, one.target, dataset.pipeline.targets) for one in samples]
         told["objects"] = sum(map(len, objects))
-        told["objects_in_source"] = sum(len(one) for one in found if isinstance(one, Annotation))
+        in_source = sum(len(one) for one in found if isinstance(one, Annotation))
+        told["objects_in_source"] = None if batch.mixed else in_source  # mixing brings objects of other images
     return told
 
 
 def _line(told: Mapping[str, Any]) -> str:
     height, width = told["shape"]
     parts = [f"step {told['step']:>5}", f"{height}\u00d7{width}".rjust(9), f"resolution {told['resolution']:>4}"]
-    parts.append(f"{told['images']} images")
+    parts.append(f"{told['images']} image" + "s" * (told["images"] != 1))
     if told["padded"] is None:
         parts.append("mixed")
     else:
         parts += [f"{told['padded']:6.1%} padded", f"{told['cropped']:6.1%} cropped"]
     if "objects" in told:
-        parts.append(f"{told['objects']} of {told['objects_in_source']} objects")
+        whole = told["objects_in_source"]
+        parts.append(f"{told['objects']} objects" if whole is None else f"{told['objects']} of {whole} objects")
     return "  ".join(parts)

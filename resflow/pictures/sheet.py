@@ -171,7 +171,8 @@ def _row(
 
 
 def _heading(batch: Batch) -> str:
-    said = f"{size_text(*batch.images.shape[2:])}   {len(batch)} images, resolution {batch.resolution}"
+    number = f"{len(batch)} image" + "s" * (len(batch) != 1)
+    said = f"{size_text(*batch.images.shape[2:])}   {number}, resolution {batch.resolution}"
     if not len(batch) or batch.mixed:
         return said + ", mixed" * batch.mixed
     padded, cropped = coverage(batch.geometry)

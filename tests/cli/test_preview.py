@@ -100,6 +100,11 @@ def test_coco_with_masks_is_pictured_and_its_objects_counted(
     (told,) = json.loads(capsys.readouterr().out)["batches"]
     assert (told["objects"], told["objects_in_source"]) == (1, 2)
     assert told["cropped"] == 0
+    mixing = pipeline(tmp_path, text.replace("augment: [", "augment: [mosaic, "))
+    assert run(monkeypatch, mixing, *data) == 0
+    (told,) = json.loads(capsys.readouterr().out)["batches"]
+    assert told["padded"] is told["cropped"] is told["objects_in_source"] is None
+    written.write_text(text)
     assert run(monkeypatch, written, *data, "--masks") == 1
     assert "masks were asked for" in capsys.readouterr().err
 
