@@ -15,7 +15,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from resflow import augment, errors, models, schedules, sources, views
+    from resflow import augment, errors, schedules, sources, views
     from resflow.batch import Batch
     from resflow.geometry import Fit
     from resflow.loader import DataLoader

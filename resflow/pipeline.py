@@ -176,9 +176,25 @@ class Pipeline:
 
 
 def _text(value: object) -> str:
+    if isinstance(value, tuple):
+        return f"({', '.join(map(_text, value))})"
+    if isinstance(value, torch.nn.Module):
+        return _module_text(value)
     if isinstance(value, Buckets):
         return f"Buckets(edges={value.edges.tolist()}, shapes={value.shapes.tolist()})"
     return repr(value)
+
+
+def _module_text(module: torch.nn.Module) -> str:
+    """Kornia's own text, and the plain values that it leaves out, such as how many operations are drawn."""
+    plain = (bool, int, float, str, tuple, type(None))
+    parts = [
+        f"{path}.{name}={value!r}"
+        for path, part in module.named_modules()
+        for name, value in sorted(vars(part).items())
+        if name[0] != "_" and name not in ("training", "call_super_init") and isinstance(value, plain)
+    ]
+    return f"{module!r}[{', '.join(parts)}]"
 
 
 def _views(value: object) -> bool:

@@ -35,6 +35,13 @@ class Finish:
 
     pipeline: Pipeline
     collate: Callable[[Batch], Any] | None = None
+    _augment: Any = dataclasses.field(init=False, repr=False, compare=False, default=None)
+
+    def __post_init__(self) -> None:
+        if self.pipeline.augment:
+            from resflow.augment import Augment  # with Kornia, which takes seconds
+
+            object.__setattr__(self, "_augment", Augment(self.pipeline.augment))
 
     def __call__(self, batch: Batch | Failure) -> Any:
         """Finish a batch.
@@ -70,16 +77,16 @@ class Finish:
 
     def _augmented(self, batch: Batch) -> Batch:
         pipeline, targets = self.pipeline, batch.targets
-        if not pipeline.augment or not len(batch):
+        if self._augment is None:
             return batch
-        from resflow.augment import Augment  # with Kornia, which takes seconds
-
+        if not len(batch):  # a rank without a part: the kind of images that the others have
+            return dataclasses.replace(batch, images=batch.images.float())
         known: Any = None  # else something of the dataset's own, which stays as it is
         if isinstance(targets, PixelClasses):
             known = targets.classes
         elif isinstance(targets, Instances) or (isinstance(targets, torch.Tensor) and targets.ndim == 1):
             known = targets
-        augmented = Augment(pipeline.augment)(
+        augmented = self._augment(
             batch.images,
             known,
             transform=batch.transform,

@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from resflow.augment.place import place_pixels
 from resflow.batch import Batch
 from resflow.decode import Decoder, open_engine
+from resflow.decode.base import Encoded, Pixels
 from resflow.geometry import Geometry, apply_views
 from resflow.pipeline import Pipeline
 from resflow.plan import PlannedBatch
@@ -37,6 +39,8 @@ class BatchMaker:
         self.pipeline = pipeline
         self._seed, self._max_batch, self._threads = seed, max_batch, threads
         self._engine_name, self._engine_device = engine, engine_device
+        self.places_on_device = torch.device(engine_device).type != "cpu"
+        """Whether images that a dataset gives as pixels are placed on the engine's device, by `place_pixels`."""
         self._engine: Decoder | None = None
         self._engine_process = self._home_process = os.getpid()
 
@@ -90,7 +94,7 @@ class BatchMaker:
         """
         geometry = self.place(planned, size)
         return Batch(
-            images=self._open().decode([sample.image for sample in samples], geometry),
+            images=self._decoded([sample.image for sample in samples], geometry),
             targets=batch_targets(targets, samples, geometry, self.pipeline.targets),
             transform=torch.from_numpy(geometry.matrix.astype(np.float32)),
             valid=torch.from_numpy(geometry.valid),
@@ -106,6 +110,15 @@ class BatchMaker:
         if self._engine is not None and self._engine_process == os.getpid():
             self._engine.close()
         self._engine = None
+
+    def _decoded(self, images: Sequence[Encoded | Pixels], geometry: Geometry) -> torch.Tensor:
+        """The images placed: by the engine, or where they are pixels already and go to a GPU, there."""
+        pixels = [image for image in images if isinstance(image, np.ndarray)]
+        if not (self.places_on_device and pixels and len(pixels) == len(images)):
+            return self._open().decode(images, geometry)
+        device = torch.device(self._engine_device)
+        tensors = [torch.from_numpy(image).to(device, non_blocking=True).permute(2, 0, 1) for image in pixels]
+        return place_pixels(tensors, geometry, fill=self.pipeline.fit.fill)
 
     def _open(self) -> Decoder:
         here = os.getpid()
