@@ -25,8 +25,9 @@ from PIL import Image, ImageDraw
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from torch import nn
-from torchvision.models import detection
-from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
+from torchvision.models import detection, resnet18
+from torchvision.models.detection.backbone_utils import BackboneWithFPN
+from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
 import resflow as rf
 from resflow.normalize import UNIT
@@ -36,15 +37,18 @@ CORNERS = ("left_top", "right_top", "right_bottom", "left_bottom")
 
 
 def detector(name: str, classes: int, keypoints: int = len(CORNERS)) -> nn.Module:
-    """One of torchvision's detectors over a small ResNet, without pretrained weights."""
-    backbone = resnet_fpn_backbone(
-        backbone_name="resnet18", weights=None, norm_layer=nn.BatchNorm2d, trainable_layers=5
-    )
+    """One of torchvision's detectors, small: ResNet-18, 64 channels in the pyramid, few proposals, no weights."""
+    body = resnet18(weights=None, norm_layer=lambda channels: nn.GroupNorm(8, channels))
+    layers = {f"layer{level}": str(level) for level in ((2, 3, 4) if name == "retinanet" else (1, 2, 3, 4))}
+    channels = [64 * 2 ** (int(level) - 1) for level in layers.values()]
+    extra = LastLevelP6P7(64, 64) if name == "retinanet" else None
+    backbone = BackboneWithFPN(body, layers, channels, 64, extra)
+    few = {"rpn_pre_nms_top_n_train": 500, "rpn_post_nms_top_n_train": 100, "box_batch_size_per_image": 32}
     made: dict[str, Callable[[], nn.Module]] = {
-        "fasterrcnn": lambda: detection.FasterRCNN(backbone, classes),
+        "fasterrcnn": lambda: detection.FasterRCNN(backbone, classes, **few),
         "retinanet": lambda: detection.RetinaNet(backbone, classes),
-        "maskrcnn": lambda: detection.MaskRCNN(backbone, classes),
-        "keypointrcnn": lambda: detection.KeypointRCNN(backbone, classes, num_keypoints=keypoints),
+        "maskrcnn": lambda: detection.MaskRCNN(backbone, classes, **few),
+        "keypointrcnn": lambda: detection.KeypointRCNN(backbone, classes, num_keypoints=keypoints, **few),
     }
     return made[name]()
 
@@ -67,7 +71,7 @@ def pipeline(model: str, resolutions: tuple[int, ...]) -> rf.Pipeline:
     )
 
 
-def train(model: Any, batches: rf.DataLoader, epochs: int, rate: float = 2e-3) -> list[float]:
+def train(model: Any, batches: rf.DataLoader, epochs: int, rate: float = 1e-3) -> list[float]:
     """Train, and return the mean loss of each epoch."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=rate)
     losses: list[float] = []
@@ -167,7 +171,7 @@ def main(arguments: list[str] | None = None) -> tuple[list[float], float]:
     parser.add_argument("--annotations", type=Path, help="COCO file of these images")
     parser.add_argument("--epochs", type=int, default=30)
     parser.add_argument("--batch-size", type=int, default=4)
-    parser.add_argument("--resolutions", type=int, nargs="+", default=[128, 160, 192])
+    parser.add_argument("--resolutions", type=int, nargs="+", default=[96, 128, 160])
     given = parser.parse_args(arguments)
     torch.manual_seed(0)
     with tempfile.TemporaryDirectory() as drawn:
