@@ -22,9 +22,10 @@ lint: $(READY)  ## Formatting, style and types
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-bench: $(READY)  ## The planner's speed and the share of padding
+bench: $(READY)  ## The planner's speed, the share of padding, what becomes of objects
 	$(BIN)/python benchmarks/plan.py
 	$(BIN)/python benchmarks/padding.py
+	$(BIN)/python benchmarks/shapes.py
 
 setup: $(READY)
 
