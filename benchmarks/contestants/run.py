@@ -1,0 +1,124 @@
+"""One run of one contestant in a process of its own: `python -m contestants.run MODULE JOB [prepare]`.
+
+Lines that begin with MARK are for the parent: one when the warm pass has ended, one with the result, all JSON.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+import time
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from contestants.job import Job
+
+MARK = "@@ "
+_TOLERANCE = 12.0
+"""Levels of 255 by which whole images may differ from Pillow's antialiased bilinear resize, in the mean."""
+_COMPARED = 16  # images
+
+
+class WrongWork(Exception):
+    """The contestant did something else than was asked for."""
+
+
+def measure(contestant: Any, job: Job) -> dict[str, Any]:
+    """Run all passes and time them.
+
+    Args:
+        contestant: its module, imported already.
+        job: what to do.
+
+    Returns:
+        samples: of the timed passes (all but the first); seconds: of these; first_batch: seconds from the making of the
+        loader to its first batch; first_batch_at: the same moment as `time.time()`; difference: mean absolute
+        difference to Pillow's resize in levels, or None where windows are random.
+
+    Raises:
+        WrongWork: a wrong shape, dtype, label, a sample lost or repeated, other pixels.
+    """
+    ends: list[float] = []
+    first: tuple[Any, Any] | None = None
+    first_batch = first_batch_at = 0.0
+    seen: list[list[Any]] = []
+    begin = time.perf_counter()
+    for size, batches in zip(job.sizes, contestant.passes(job), strict=True):
+        labels: list[Any] = []
+        for images, numbers in batches:
+            if not first_batch:
+                first_batch, first_batch_at = time.perf_counter() - begin, time.time()
+            if images is not None:
+                _check(images, size)
+            labels.append(np.array(numbers).reshape(-1))
+            if first is None and images is not None and not job.train:
+                first = _channels_last(images[:_COMPARED]).numpy().copy(), labels[0]
+        seen.append(labels)
+        ends.append(time.perf_counter())
+        if len(ends) == 1:
+            _tell({"warm": True})
+    count = len(job.files())
+    for number, labels in enumerate(seen):
+        _check_labels(np.concatenate(labels), count, number)
+    return {
+        "samples": count * (len(ends) - 1),
+        "seconds": ends[-1] - ends[0],
+        "first_batch": first_batch,
+        "first_batch_at": first_batch_at,
+        "difference": None if first is None else _difference(job, *first),
+    }
+
+
+def _check(images: Any, size: int) -> None:
+    shape, dtype = tuple(images.shape[1:]), images.dtype
+    if dtype != torch.uint8 or shape not in ((3, size, size), (size, size, 3)):
+        raise WrongWork(f"a batch must be uint8 [B,3,{size},{size}] or [B,{size},{size},3]; got {dtype} {list(shape)}")
+
+
+def _check_labels(labels: Any, count: int, number: int) -> None:
+    times = np.bincount(labels.astype(np.int64), minlength=count)
+    if len(times) != count or (times != 1).any():
+        raise WrongWork(
+            f"pass {number} must give each of {count} samples once; {(times == 0).sum()} are missing, "
+            f"{(times > 1).sum()} came more than once"
+        )
+
+
+def _channels_last(images: torch.Tensor) -> torch.Tensor:
+    return images if images.shape[-1] == 3 else images.permute(0, 2, 3, 1)
+
+
+def _difference(job: Job, images: Any, labels: Any) -> float:
+    """Mean absolute difference to Pillow's antialiased bilinear resize of the whole images, in levels of 255."""
+    files = {label: path for path, label in job.files()}
+    size, total = job.sizes[0], 0.0
+    for image, label in zip(images, labels, strict=False):
+        with Image.open(files[int(label)]) as opened:
+            expected = opened.convert("RGB").resize((size, size), Image.Resampling.BILINEAR)
+        total += float(np.abs(np.asarray(expected, np.float64) - image).mean())
+    if total / len(images) > _TOLERANCE:
+        raise WrongWork(f"whole images differ from Pillow's by {total / len(images):.1f} levels in the mean")
+    return total / len(images)
+
+
+def _tell(message: dict[str, Any]) -> None:
+    print(f"\n{MARK}{json.dumps(message)}", flush=True)
+
+
+def main() -> None:
+    """Prepare or measure."""
+    module, path, *rest = sys.argv[1:]
+    contestant, job = importlib.import_module(f"contestants.{module}"), Job.load(path)
+    if rest:
+        if hasattr(contestant, "prepare"):
+            contestant.prepare(job, job.own(module))
+        return
+    _tell(measure(contestant, job))
+
+
+if __name__ == "__main__":
+    main()
