@@ -2,293 +2,315 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
-from typing import Any, TypeAlias
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
+import nvidia.dali
 import torch
-from nvidia.dali import Pipeline, fn, types
-from nvidia.dali.plugin.pytorch import feed_ndarray
+import torch.utils.dlpack
+from nvidia.dali import Pipeline
 
 from resflow.decode.base import Encoded, Fill, Pixels, check_pixels, checked_header, output_tensor
+from resflow.decode.dali_graph import DECODER, Inputs, build_pipeline, pipeline_inputs
+from resflow.decode.hardware import kept_size, measured_load, probe_hardware
+from resflow.decode.lease import Leases
 from resflow.decode.pillow import decode_checked
 from resflow.decode.place import place
 from resflow.decode.placement import Placement, placement
+from resflow.decode.routes import is_native
 from resflow.errors import ConfigError, WorkerError
 from resflow.geometry.affine import Geometry
-from resflow.headers import ImageHeader, read_header
+from resflow.headers import read_header
 
-Inputs: TypeAlias = dict[str, npt.NDArray[Any]]
+Positions: TypeAlias = npt.NDArray[np.int64]
 
-_TAIL = 1024  # bytes at the end of a JPEG among which its end marker must be
+_DEAD = "no longer valid"  # what DALI says of a pipeline that cannot run again
+_SAMPLE = 64  # images of the batch by which the JPEG engines' share is measured
 
 
 class DaliDecoder:
-    """Decodes with NVIDIA DALI; what DALI does not read as Pillow does goes through Pillow, image by image.
+    """Decodes with NVIDIA DALI; what DALI does not read as Pillow does goes through Pillow, in threads.
 
-    A pipeline is built once and takes another batch length and another output size at each run.
+    A pipeline is built once and takes another batch length and another output size at each run. On a GPU all work is
+    in the order of the caller's current stream, nothing waits for the device, and a batch that DALI decodes whole is
+    DALI's own memory, shared and not copied.
 
     Args:
         fill: colour of padding pixels, RGB, 0 to 255.
         device: "cpu", "cuda" or "cuda:N".
         threads: decoding threads, at least 1.
         max_batch: largest number of images that one run takes; longer batches are split.
+        hardware_load: share of a batch for a GPU's JPEG engines, in [0, 1]; None measures the best with the first
+            batch, or remembers it.
 
     Raises:
-        ConfigError: a CUDA device is asked for and there is none.
+        ConfigError: a CUDA device is asked for and there is none; a share outside [0, 1].
     """
 
-    def __init__(self, fill: Fill = (0, 0, 0), device: str = "cpu", threads: int = 1, max_batch: int = 256) -> None:
-        self._fill, self._threads, self._max_batch = fill, threads, max_batch
+    def __init__(
+        self,
+        fill: Fill = (0, 0, 0),
+        device: str = "cpu",
+        threads: int = 1,
+        max_batch: int = 256,
+        hardware_load: float | None = None,
+    ) -> None:
+        if hardware_load is not None and not 0 <= hardware_load <= 1:
+            raise ConfigError(f"hardware_load must be a share in [0, 1], or None; got {hardware_load!r}")
+        self._fill, self._threads, self._max_batch, self._load = fill, threads, max_batch, hardware_load
         self._device = torch.device(device)
-        self._stream: torch.cuda.Stream | None = None
+        self._leases: Leases | None = None
         if self._device.type == "cuda":
             if not torch.cuda.is_available():
                 raise ConfigError(f"device {device!r} asked for, but torch finds no CUDA device. Use device 'cpu'.")
             index = torch.cuda.current_device() if self._device.index is None else self._device.index
             self._device = torch.device("cuda", index)
-            self._stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
+            self._leases = Leases(self._device)
         self._pipelines: dict[bool, Pipeline] = {}  # by whether it warps
+        self._fed: dict[bool, object] = {}  # what a pipeline may still read: its last run's inputs
+        self._pool: ThreadPoolExecutor | None = None
+        self._colour = self._uploaded(np.array(fill, dtype=np.uint8))
 
     def decode(
         self, encoded: Sequence[Encoded | Pixels], geometry: Geometry, out: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """See `Decoder.decode`."""
-        result = output_tensor(encoded, geometry, out, str(self._device))
-        frames = result.permute(0, 2, 3, 1)  # [B, H, W, 3], contiguous
+        """See `Decoder.decode`; on a GPU the result is ready in the order of the caller's current stream."""
+        if self._leases is not None:
+            self._leases.collect()
+        result = None
+        if out is not None or not len(encoded) or len(encoded) != len(geometry):
+            result = output_tensor(encoded, geometry, out, str(self._device))
         where = placement(geometry)
-        sizes = geometry.source_size.tolist()
-        ours: dict[int, Encoded] = {}
-        kinds: dict[int, str] = {}
-        for position, (data, (height, width)) in enumerate(zip(encoded, sizes, strict=True)):
-            if isinstance(data, np.ndarray):
-                continue
-            header = checked_header("dali", position, data, (height, width))
-            kinds[position] = header.format
-            if _is_native(header, data, self._device.type):
-                ours[position] = data
-        native = np.isin(np.arange(len(encoded)), list(ours))
-        for warps in (False, True):
-            positions = np.flatnonzero(native & (where.turned if warps else ~where.turned))
-            for first in range(0, len(positions), self._max_batch):
-                part = positions[first : first + self._max_batch]
-                self._run(part, [ours[position] for position in part.tolist()], geometry, where, frames)
-        for position in np.flatnonzero(~native).tolist():
-            self._place_on_host(position, encoded[position], kinds.get(position, ""), geometry, where, frames[position])
+        native, kinds = self._routed(encoded, geometry)
+        on_host = np.flatnonzero(~native)
+        staged, jobs = self._start_on_host(on_host, encoded, kinds, geometry, where)
+        parts: list[tuple[Positions, torch.Tensor]] = []
+        try:
+            for turned in (False, True):
+                positions = np.flatnonzero(native & (where.turned == turned))
+                for first in range(0, len(positions), self._max_batch):
+                    part = positions[first : first + self._max_batch]
+                    parts.append((part, self._decoded(part, encoded, geometry, where)))
+        finally:
+            wait(jobs)
+        for job in jobs:
+            job.result()
+        if len(on_host):
+            parts.append((on_host, staged.to(self._device, non_blocking=True)))
+        if result is None and len(parts) == 1:
+            return parts[0][1].permute(0, 3, 1, 2)
+        if result is None:
+            result = output_tensor(encoded, geometry, None, str(self._device))
+        frames = result.permute(0, 2, 3, 1)  # [B, H, W, 3], contiguous
+        for positions, part_frames in parts:
+            frames.index_copy_(0, self._uploaded(positions), part_frames)
         return result
 
     def close(self) -> None:
         """See `Decoder.close`."""
         self._pipelines.clear()
+        self._fed.clear()
+        if self._pool is not None:
+            self._pool.shutdown()
+            self._pool = None
 
-    def _run(
+    def _routed(
+        self, encoded: Sequence[Encoded | Pixels], geometry: Geometry
+    ) -> tuple[npt.NDArray[np.bool_], dict[int, str]]:
+        """bool [B], which images DALI decodes; and the formats of those that come encoded."""
+        native = np.zeros(len(encoded), dtype=np.bool_)
+        kinds: dict[int, str] = {}
+        for position, (data, (height, width)) in enumerate(zip(encoded, geometry.source_size.tolist(), strict=True)):
+            if not isinstance(data, np.ndarray):
+                header = checked_header("dali", position, data, (height, width))
+                kinds[position] = header.format
+                native[position] = is_native(header, data, self._device.type)
+        return native, kinds
+
+    # In threads of this process
+
+    def _start_on_host(
         self,
-        positions: npt.NDArray[np.int64],
-        encoded: list[Encoded],
+        positions: Positions,
+        encoded: Sequence[Encoded | Pixels],
+        kinds: dict[int, str],
         geometry: Geometry,
         where: Placement,
-        frames: torch.Tensor,
-    ) -> None:
-        """Decode some of a batch's images into their frames."""
-        warps = bool(where.turned[positions[0]])
-        inputs = _inputs(positions, geometry, where)
-        whole = len(positions) == positions[-1] - positions[0] + 1  # neighbours: DALI writes into the batch itself
-        target = (
-            frames[int(positions[0]) : int(positions[-1]) + 1]
-            if whole
-            else torch.empty((len(positions), *frames.shape[1:]), dtype=torch.uint8, device=self._device)
-        )
-        try:
-            self._run_pipeline(warps, encoded, inputs, target)
-        except RuntimeError:
-            self._pipelines.pop(warps, None)  # a failed pipeline cannot run again
-            self._run_singly(positions, encoded, inputs, geometry, where, target)
-        if warps:
-            outside = ~_on_image(where.inverse[positions], geometry.source_size[positions], target)
-            target[outside] = torch.tensor(self._fill, dtype=torch.uint8, device=self._device)
-        if not whole:
-            index = torch.from_numpy(positions).to(self._device)
-            frames[index] = target
+    ) -> tuple[torch.Tensor, list[Future[None]]]:
+        """Frames [n, H, W, 3] in memory that the device can fetch from, and the threads' work on them."""
+        shape = (len(positions), *geometry.output_size, 3)
+        staged = torch.empty(shape, dtype=torch.uint8, pin_memory=self._device.type == "cuda" and len(positions) > 0)
+        if len(positions) and self._pool is None:
+            self._pool = ThreadPoolExecutor(self._threads, "resflow-dali")
+        jobs = [
+            self._pool.submit(self._place, position, encoded[position], kinds.get(position, ""), geometry, where, frame)
+            for position, frame in zip(positions.tolist(), staged.numpy(), strict=True)
+            if self._pool is not None
+        ]
+        return staged, jobs
 
-    def _run_pipeline(
-        self,
-        warps: bool,
-        encoded: list[Encoded],
-        inputs: Inputs,
-        target: torch.Tensor,
-    ) -> None:
-        pipeline = self._pipelines.get(warps)
-        if pipeline is None:
-            pipeline = self._pipelines[warps] = self._build(warps)
-        pipeline.feed_input("encoded", [np.frombuffer(data, dtype=np.uint8) for data in encoded])
-        for name, value in inputs.items():
-            pipeline.feed_input(name, value)
-        (placed,) = pipeline.run()
-        if self._stream is None:
-            feed_ndarray(placed.as_tensor(), target)
-            return
-        # The copy waits for whoever last used the target, and the caller's stream waits for the copy. DALI reuses its
-        # buffers at the next run, so the copy must have ended by then.
-        current = torch.cuda.current_stream(self._device)
-        self._stream.wait_stream(current)
-        feed_ndarray(placed.as_tensor(), target, cuda_stream=self._stream)
-        target.record_stream(self._stream)
-        current.wait_stream(self._stream)
-        self._stream.synchronize()
-
-    def _run_singly(
-        self,
-        positions: npt.NDArray[np.int64],
-        encoded: list[Encoded],
-        inputs: Inputs,
-        geometry: Geometry,
-        where: Placement,
-        target: torch.Tensor,
-    ) -> None:
-        """Decode the images of a failed batch one by one; those that DALI refuses are for Pillow to judge."""
-        warps = bool(where.turned[positions[0]])
-        for number, position in enumerate(positions.tolist()):
-            one = slice(number, number + 1)
-            try:
-                alone = {name: value[one] for name, value in inputs.items()}
-                self._run_pipeline(warps, encoded[one], alone, target[one])
-            except RuntimeError as error:
-                self._pipelines.pop(warps, None)
-                if "decoders.image_slice" not in str(error):
-                    raise WorkerError(
-                        f"DALI failed on {self._device} at image {position} of the batch, not for the image's sake: "
-                        f"{error}. Lower max_batch if memory is short, or use engine 'turbo'."
-                    ) from error
-                kind = read_header(encoded[number]).format
-                self._place_on_host(position, encoded[number], kind, geometry, where, target[number])
-
-    def _place_on_host(
+    def _place(
         self,
         position: int,
         encoded: Encoded | Pixels,
         kind: str,
         geometry: Geometry,
         where: Placement,
-        frame: torch.Tensor,
+        frame: npt.NDArray[np.uint8],
     ) -> None:
         height, width = geometry.source_size[position].tolist()
         if isinstance(encoded, np.ndarray):
             pixels = check_pixels("dali", position, encoded, (height, width))
         else:
             pixels = decode_checked("dali", position, encoded, (height, width), kind)
-        placed = np.empty((*geometry.output_size, 3), dtype=np.uint8)
-        place(pixels, placed, where, position, (width, height), np.array(self._fill, dtype=np.uint8))
-        frame.copy_(torch.from_numpy(placed))
+        place(pixels, frame, where, position, (width, height), np.array(self._fill, dtype=np.uint8))
 
-    def _build(self, warps: bool) -> Pipeline:
-        on_gpu = self._device.type == "cuda"
-        pipeline = Pipeline(
-            batch_size=self._max_batch,
-            num_threads=self._threads,
-            device_id=self._device.index if on_gpu else None,
-            prefetch_queue_depth=1,
-            exec_pipelined=False,
-            exec_async=False,
-        )
-        with pipeline:
-            encoded = fn.external_source(name="encoded", dtype=types.UINT8, ndim=1)
-            window = [fn.external_source(name=name, dtype=types.INT32, ndim=1) for name in ("anchor", "shape")]
-            roi = [fn.external_source(name=name, dtype=types.FLOAT, ndim=1) for name in ("roi_start", "roi_end")]
-            size = fn.external_source(name="size", dtype=types.FLOAT, ndim=1)
-            images = fn.decoders.image_slice(
-                encoded,
-                device="mixed" if on_gpu else "cpu",
-                start=window[0],
-                shape=window[1],
-                axes=[0, 1],
-                output_type=types.RGB,
-            )
-            images = fn.resize(
-                images,
-                roi_start=roi[0],
-                roi_end=roi[1],
-                roi_relative=False,
-                size=size,
-                interp_type=types.INTERP_LINEAR,
-                antialias=True,
-            )
-            if warps:
-                images = fn.warp_affine(
-                    images,
-                    matrix=fn.external_source(name="matrix", dtype=types.FLOAT, ndim=2),
-                    size=fn.external_source(name="output", dtype=types.FLOAT, ndim=1),
-                    interp_type=types.INTERP_LINEAR,
-                )
-            else:
-                images = fn.slice(
-                    images,
-                    start=fn.external_source(name="corner", dtype=types.INT32, ndim=1),
-                    shape=fn.external_source(name="output", dtype=types.INT32, ndim=1),
-                    axes=[0, 1],
-                    out_of_bounds_policy="pad",
-                    fill_values=[float(value) for value in self._fill],
-                )
-            pipeline.set_outputs(images)
-        pipeline.build()
+    # In DALI
+
+    def _decoded(
+        self, positions: Positions, encoded: Sequence[Encoded | Pixels], geometry: Geometry, where: Placement
+    ) -> torch.Tensor:
+        """Frames [n, H, W, 3] of images that DALI decodes, all turned or none."""
+        turned = bool(where.turned[positions[0]])
+        data = [np.frombuffer(encoded[position], dtype=np.uint8) for position in positions.tolist()]
+        inputs = pipeline_inputs(positions, geometry, where)
+        try:
+            frames = self._run(turned, data, inputs)
+        except RuntimeError:
+            frames = self._singly(turned, positions, data, inputs, geometry, where)
+        if turned:
+            outside = ~self._on_image(where.inverse[positions], geometry.source_size[positions], frames)
+            frames = torch.where(outside[..., None], self._colour, frames)
+        return frames
+
+    def _run(self, turned: bool, data: list[npt.NDArray[np.uint8]], inputs: Inputs) -> torch.Tensor:
+        for last in (False, True):
+            pipeline = self._pipelines.get(turned) or self._opened(turned, data, inputs)
+            try:
+                return self._output(self._fed_and_run(pipeline, turned, data, inputs))
+            except RuntimeError as error:
+                if _DEAD not in str(error) or last:
+                    raise
+                del self._pipelines[turned]
+        raise AssertionError("unreachable")
+
+    def _fed_and_run(
+        self, pipeline: Pipeline, turned: bool, data: list[npt.NDArray[np.uint8]], inputs: Inputs
+    ) -> object:
+        before = self._fed.get(turned)
+        self._fed[turned] = (data, inputs)
+        try:
+            pipeline.feed_input("encoded", data)
+            for name, value in inputs.items():
+                pipeline.feed_input(name, value)
+        except Exception:
+            self._pipelines.pop(turned, None)  # some inputs would wait for the others
+            raise
+        stream = torch.cuda.current_stream(self._device) if self._leases is not None else None
+        (frames,) = pipeline.run(stream)
+        del before  # alive until here: a run may read the inputs of the one before
+        return frames.as_tensor()
+
+    def _output(self, frames: object) -> torch.Tensor:
+        return torch.utils.dlpack.from_dlpack(frames) if self._leases is None else self._leases.share(frames)
+
+    def _singly(
+        self,
+        turned: bool,
+        positions: Positions,
+        data: list[npt.NDArray[np.uint8]],
+        inputs: Inputs,
+        geometry: Geometry,
+        where: Placement,
+    ) -> torch.Tensor:
+        """Decode the images of a failed batch one by one; those that DALI refuses are for Pillow to judge."""
+        frames = torch.empty((len(data), *geometry.output_size, 3), dtype=torch.uint8, device=self._device)
+        for number, position in enumerate(positions.tolist()):
+            one = slice(number, number + 1)
+            try:
+                frames[one] = self._run(turned, data[one], {name: value[one] for name, value in inputs.items()})
+            except RuntimeError as error:
+                if DECODER not in str(error):
+                    raise WorkerError(
+                        f"DALI failed on {self._device} at image {position} of the batch, not for the image's sake: "
+                        f"{error}. Lower max_batch if memory is short, or use engine 'turbo'."
+                    ) from error
+                placed = np.empty((*geometry.output_size, 3), dtype=np.uint8)
+                view = data[number].data
+                self._place(position, view, read_header(view).format, geometry, where, placed)
+                frames[number] = self._uploaded(placed)
+        return frames
+
+    def _opened(self, turned: bool, data: list[npt.NDArray[np.uint8]], inputs: Inputs) -> Pipeline:
+        if self._load is None:
+            self._load = self._measured(turned, data, inputs)
+        pipeline = self._pipelines[turned] = self._build(turned, self._load, inputs)
         return pipeline
 
+    def _build(self, turned: bool, load: float, inputs: Inputs) -> Pipeline:
+        largest = (0, 0)
+        if load and self._leases is not None:
+            free, _ = torch.cuda.mem_get_info(self._device)
+            ends = (inputs["anchor"] + inputs["shape"]).tolist()
+            largest = kept_size([(height, width) for height, width in ends], self._max_batch, free)
+        return build_pipeline(
+            turned=turned,
+            fill=self._fill,
+            device_index=self._device.index if self._leases is not None else None,
+            threads=self._threads,
+            max_batch=self._max_batch,
+            hardware_load=load,
+            largest=largest,
+        )
 
-def _inputs(positions: npt.NDArray[np.int64], geometry: Geometry, where: Placement) -> Inputs:
-    """What the pipeline is fed besides encoded images, one row an image, rows and columns in the order y, x."""
-    box, start, step = where.box[positions], where.start[positions], where.step[positions]
-    size = geometry.source_size[positions].astype(np.int64)
-    empty = (box[:, 2:] <= box[:, :2]).any(axis=1, keepdims=True)
-    # An image outside its output is decoded all the same, so that damage is found, and placed beyond the edge.
-    box = np.where(empty, [0, 0, 1, 1], box)
-    near = (start + box[:, :2] * step)[:, ::-1]  # [n, 2] y, x
-    far = (start + box[:, 2:] * step)[:, ::-1]
-    near, far = np.where(empty, 0.0, near), np.where(empty, 1.0, far)
-    # Decoded: the part that the box reads, with the filter's support.
-    support = np.maximum(np.abs(step[:, ::-1]), 1.0) + 1
-    anchor = np.clip(np.floor(np.minimum(near, far) - support), 0, size - 1).astype(np.int32)
-    end = np.clip(np.ceil(np.maximum(near, far) + support), anchor + 1, size).astype(np.int32)
-    inputs: Inputs = {
-        "anchor": anchor,
-        "shape": end - anchor,
-        "roi_start": (near - anchor).astype(np.float32),
-        "roi_end": (far - anchor).astype(np.float32),
-        "size": (box[:, 3:1:-1] - box[:, 1::-1]).astype(np.float32),
-    }
-    output = np.tile(geometry.output_size, (len(positions), 1))
-    if where.turned[positions[0]]:
-        # Output to intermediate pixels: scale * (inverse @ (x, y, 1)) - origin.
-        matrix = where.scale[positions, :, None] * where.inverse[positions, :2]
-        matrix[:, :, 2] -= where.origin[positions]
-        return inputs | {"matrix": matrix.astype(np.float32), "output": output.astype(np.float32)}
-    corner = np.where(empty, 1, -box[:, 1::-1])
-    return inputs | {"corner": corner.astype(np.int32), "output": output.astype(np.int32)}
+    def _measured(self, turned: bool, data: list[npt.NDArray[np.uint8]], inputs: Inputs) -> float:
+        """The JPEG engines' share of a batch; 0 where there are none."""
+        if self._leases is None:
+            return 0.0
+        hardware = probe_hardware(self._device.index)
+        if not hardware.engines:
+            return 0.0
+        chosen = np.arange(min(_SAMPLE, self._max_batch)) % len(data)
+        many = [data[number] for number in chosen.tolist()]
+        fed = {name: value[chosen] for name, value in inputs.items()}
 
+        def seconds(load: float) -> float:
+            pipeline, taken = self._build(turned, load, inputs), []
+            for _ in range(4):  # the first warms up
+                start = time.perf_counter()
+                self._fed_and_run(pipeline, turned, many, fed)
+                torch.cuda.current_stream(self._device).synchronize()
+                taken.append(time.perf_counter() - start)
+            return min(taken[1:])
 
-def _on_image(
-    inverse: npt.NDArray[np.float64], source_size: npt.NDArray[np.int32], target: torch.Tensor
-) -> torch.Tensor:
-    """bool [n, H, W] on the target's device: `Geometry.valid_mask` of turned images."""
-    device = target.device
-    rows = torch.arange(target.shape[1], dtype=torch.float64, device=device)[None, :, None] + 0.5
-    columns = torch.arange(target.shape[2], dtype=torch.float64, device=device)[None, None, :] + 0.5
-    map_ = torch.from_numpy(inverse).to(device)[..., None, None]  # [n, 3, 3, 1, 1]
-    limit = torch.from_numpy(source_size).to(device)[..., None, None]  # [n, 2, 1, 1]
-    inside = torch.ones(target.shape[:3], dtype=torch.bool, device=device)
-    for axis in (0, 1):
-        source = (map_[:, axis, 0] * columns + map_[:, axis, 1] * rows + map_[:, axis, 2]).round(decimals=6)
-        inside &= (source >= 0) & (source < limit[:, 1 - axis])
-    return inside
+        versions = f"dali {nvidia.dali.__version__}"
+        name = torch.cuda.get_device_name(self._device)
+        return measured_load(
+            f"{name}, {hardware.engines} x {hardware.cores} JPEG engines, {versions}, {self._threads} threads", seconds
+        )
 
+    # On the device
 
-def _is_native(header: ImageHeader, encoded: Encoded, device: str) -> bool:
-    """Whether DALI decodes this image, and as Pillow does."""
-    if header.format in ("gif", "avif"):
-        return False
-    if header.format == "jpeg":
-        # DALI reads orientation from EXIF only; XMP may hold it, too.
-        if header.orientation != 1 and b"tiff:Orientation" in bytes(encoded):
-            return False
-        # GPU decoders may fill the missing rows of a truncated JPEG silently; Pillow names the fault.
-        return device == "cpu" or b"\xff\xd9" in bytes(encoded[-_TAIL:])
-    return True
+    def _uploaded(self, array: npt.NDArray[np.generic]) -> torch.Tensor:
+        """An array on the device, without waiting for it."""
+        tensor = torch.from_numpy(array)
+        return tensor if self._device.type == "cpu" else tensor.pin_memory().to(self._device, non_blocking=True)
+
+    def _on_image(
+        self, inverse: npt.NDArray[np.float64], source_size: npt.NDArray[np.int32], frames: torch.Tensor
+    ) -> torch.Tensor:
+        """bool [n, H, W]: `Geometry.valid_mask` of turned images."""
+        device = self._device
+        rows = torch.arange(frames.shape[1], dtype=torch.float64, device=device)[None, :, None] + 0.5
+        columns = torch.arange(frames.shape[2], dtype=torch.float64, device=device)[None, None, :] + 0.5
+        map_ = self._uploaded(inverse)[..., None, None]  # [n, 3, 3, 1, 1]
+        limit = self._uploaded(source_size)[..., None, None]  # [n, 2, 1, 1]
+        inside = torch.ones(frames.shape[:3], dtype=torch.bool, device=device)
+        for axis in (0, 1):
+            source = (map_[:, axis, 0] * columns + map_[:, axis, 1] * rows + map_[:, axis, 2]).round(decimals=6)
+            inside &= (source >= 0) & (source < limit[:, 1 - axis])
+        return inside

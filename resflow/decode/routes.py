@@ -1,0 +1,53 @@
+"""Which images DALI decodes as Pillow does, and which go to threads of this process."""
+
+from __future__ import annotations
+
+import struct
+
+from resflow.decode.base import Encoded
+from resflow.headers import ImageHeader
+
+_TAIL = 1024  # bytes at the end of a JPEG among which its end marker must be
+_SEGMENT = struct.Struct(">BBH").unpack_from
+_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+_HUFFMAN = frozenset([0xC0, 0xC1, 0xC2])  # baseline, extended and progressive; the rest is arithmetic or lossless
+_BARE = frozenset([0x00, 0x01, *range(0xD0, 0xD9)])  # markers without a length
+
+
+def is_native(header: ImageHeader, encoded: Encoded, device: str) -> bool:
+    """Whether DALI decodes an image, and as Pillow does.
+
+    Args:
+        header: what the image's header says.
+        encoded: the image.
+        device: "cpu" or "cuda".
+
+    Returns:
+        False for GIF and AVIF; for JPEGs that nvJPEG refuses (four components, 12 bits, arithmetic coding, lossless),
+        whose orientation stands in XMP, or, on a GPU, that have no end.
+    """
+    if header.format in ("gif", "avif"):
+        return False
+    if header.format != "jpeg":
+        return True
+    if not _plain_frame(encoded):
+        return False
+    # DALI reads orientation from EXIF only; XMP may hold it, too.
+    if header.orientation != 1 and b"tiff:Orientation" in bytes(encoded):
+        return False
+    # GPU decoders may fill the missing rows of a truncated JPEG silently; Pillow names the fault.
+    return device == "cpu" or b"\xff\xd9" in bytes(encoded[-_TAIL:])
+
+
+def _plain_frame(encoded: Encoded) -> bool:
+    """Whether a JPEG's frame is Huffman-coded, of 8 bits and one or three components; its header was read before."""
+    position, end = 2, len(encoded)
+    while position + 10 <= end:
+        lead, marker, length = _SEGMENT(encoded, position)
+        if lead != 0xFF or marker == 0xFF:  # bytes between segments, fill bytes
+            position += 1
+        elif marker in _FRAMES:
+            return marker in _HUFFMAN and encoded[position + 4] == 8 and encoded[position + 9] in (1, 3)
+        else:
+            position += 2 if marker in _BARE else 2 + length
+    return False
