@@ -52,6 +52,8 @@ class Pipeline:
         dtype: float32, float16 or bfloat16 of normalised or augmented images.
         targets: extension of the sample's member that holds its class as a decimal number; `Targets` for boxes, masks,
             keypoints and classes of pixels; None: no targets.
+        tier_quality: of shards with tiers (`resflow tiers`), the smallest is read that holds at least so many pixels of
+            what is drawn for an output pixel along each axis; above 0. None reads the originals.
         engine: "auto" (dali on a GPU, turbo on a CPU), "dali", "turbo" or "pillow".
         device: where batches are handed out: "cpu", "cuda" or "cuda:N".
 
@@ -69,6 +71,7 @@ class Pipeline:
     normalize: Normalize | None = None
     dtype: torch.dtype = torch.float32
     targets: str | Targets | None = "cls"
+    tier_quality: float | None = 1.0
     engine: str = "auto"
     device: str = "cpu"
 
@@ -94,6 +97,11 @@ class Pipeline:
                 "targets",
                 self.targets is None or isinstance(self.targets, str | Targets),
                 "the extension of a member, Targets, or None",
+            ),
+            (
+                "tier_quality",
+                self.tier_quality is None or (_number(self.tier_quality) and 0 < self.tier_quality < float("inf")),
+                "a number above 0, or None",
             ),
             ("engine", self.engine in _ENGINES, f"one of {', '.join(_ENGINES)}"),
             ("device", _device(self.device), '"cpu", "cuda" or "cuda:N"'),

@@ -10,6 +10,7 @@ from resflow.cli.demo import demo
 from resflow.cli.index import index
 from resflow.cli.preview import preview
 from resflow.cli.shard import shard
+from resflow.cli.tiers import tiers
 from resflow.errors import ResflowError
 
 app = typer.Typer(
@@ -22,6 +23,7 @@ app = typer.Typer(
 )
 app.command()(index)
 app.command()(shard)
+app.command()(tiers)
 app.command()(preview)
 app.command()(demo)
 

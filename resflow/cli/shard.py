@@ -24,6 +24,7 @@ from resflow.cli.dataset import (
     check_places,
     open_annotated,
 )
+from resflow.cli.tiers import as_text, make, parsed
 from resflow.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -53,10 +54,18 @@ def shard(
     max_bytes: Annotated[int, typer.Option(min=1, help="Bytes after which a shard is closed.")] = 1 << 30,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace shards of the same names.")] = False,
     no_index: Annotated[bool, typer.Option("--no-index", help="Write no index beside the shards.")] = False,
+    tiers: Annotated[
+        str | None,
+        typer.Option(metavar="SIDES", help="Store images again at these short sides in pixels, e.g. 96,160,256."),
+    ] = None,
 ) -> None:
     """Write a dataset into tar shards with their index: COCO, VOC, YOLO, class folders, or images with masks."""
     from resflow.sources import build_index, class_folder_samples, index_path, source_samples, write_index, write_shards
 
+    if tiers is not None:
+        parsed(tiers)
+        if no_index:
+            raise ConfigError("--tiers needs the index of the shards. Drop --no-index.")
     *sources, out = places
     pattern = out if "%" in out else f"{out.rstrip('/')}/%06d.tar"
     start = time.perf_counter()
@@ -85,6 +94,9 @@ def shard(
     if not no_index:
         write_index(build_index(written), index_path(written))
         lines.append(str(index_path(written)))
+        if tiers is not None:
+            report = make(written, tiers)
+            lines += [as_text(report), str(report.path)]
     lines[0] += f", {time.perf_counter() - start:.1f} s"
     print("\n".join([*lines, *(str(paths[0].parent / name) for name in beside), f'shards: "{written}"']))
 

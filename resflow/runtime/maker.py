@@ -17,6 +17,7 @@ from resflow.geometry import Geometry, apply_views
 from resflow.pipeline import Pipeline
 from resflow.plan import PlannedBatch
 from resflow.plan.buckets import Sizes
+from resflow.plan.tiers import on_tier
 from resflow.runtime.labels import batch_targets
 from resflow.sources import Sample
 
@@ -73,17 +74,20 @@ class BatchMaker:
     def make(
         self,
         planned: PlannedBatch,
-        size: Sizes,
+        geometry: Geometry,
         samples: Sequence[Sample],
         targets: Sequence[object],
+        stored: Sizes | None = None,
     ) -> Batch:
-        """Place and decode one batch.
+        """Decode one batch.
 
         Args:
             planned: which samples, at which shape.
-            size: int32 [B, 2], height and width of the images in pixels.
+            geometry: how its images are placed, as `place` gives it.
             samples: B samples, whose images the engine takes.
             targets: B targets, as `labels.sample_target` gives them.
+            stored: int32 [B, 2], height and width of the images that the samples bring, where some come out of tiers;
+                the batch tells the geometry of the originals all the same.
 
         Returns:
             The batch, uint8, on the engine's device.
@@ -92,9 +96,12 @@ class BatchMaker:
             DecodeError: an image cannot be decoded; carries its position.
             TargetError: targets are wrong, or of different kinds.
         """
-        geometry = self.place(planned, size)
+        decoded = geometry
+        if stored is not None:
+            matrix = on_tier(geometry.matrix, geometry.source_size, stored)
+            decoded = Geometry(matrix, stored, geometry.output_size)
         return Batch(
-            images=self._decoded([sample.image for sample in samples], geometry),
+            images=self._decoded([sample.image for sample in samples], decoded),
             targets=batch_targets(targets, samples, geometry, self.pipeline.targets),
             transform=torch.from_numpy(geometry.matrix.astype(np.float32)),
             valid=torch.from_numpy(geometry.valid),

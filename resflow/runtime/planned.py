@@ -15,18 +15,21 @@ import numpy.typing as npt
 from torch.utils.data import Dataset, DistributedSampler
 
 from resflow.batch import Batch
-from resflow.errors import ResflowError, SampleError, TargetError
+from resflow.errors import DecodeError, ResflowError, SampleError, TargetError
 from resflow.geometry import Geometry
 from resflow.pipeline import Pipeline
 from resflow.plan import PlannedBatch
 from resflow.plan.buckets import Sizes
+from resflow.plan.tiers import choose_tiers, tier_size
 from resflow.runtime.finish import Failure
 from resflow.runtime.labels import sample_target, without_samples
 from resflow.runtime.maker import BatchMaker
 from resflow.sources import Sample, Source
+from resflow.sources.base import TieredSource
 
 if TYPE_CHECKING:
     from resflow.runtime.run import PlannedRun
+    from resflow.sources.tiers import Tiers
 
 
 class PlanSampler(DistributedSampler[Any]):
@@ -107,6 +110,11 @@ class PlannedDataset(Dataset[Batch]):
         engine_device: str,
     ) -> None:
         self.source, self.pipeline = source, pipeline
+        self._tiered: tuple[TieredSource, Tiers, float] | None = None
+        if pipeline.tier_quality is not None and isinstance(source, TieredSource):
+            tiers = source.open_tiers()
+            if tiers is not None:
+                self._tiered = source, tiers, pipeline.tier_quality
         self._maker = BatchMaker(
             pipeline, seed=seed, max_batch=max_batch, threads=threads, engine=engine, engine_device=engine_device
         )
@@ -136,12 +144,14 @@ class PlannedDataset(Dataset[Batch]):
             ShardError: the shard's bytes cannot be read.
             SampleError: an image cannot be decoded or a label cannot be read.
         """
-        samples = self.source.read(planned.sample_ids)
-        size = self._size(planned)
-        for position, sample in enumerate(samples):
-            if isinstance(sample.image, np.ndarray):  # a dataset may change sizes at random; the pixels count
-                size[position] = sample.image.shape[:2]
-        batch = self._maker.make(planned, size, samples, self._targets(samples))
+        if self._tiered is None:
+            samples, geometry, stored = *self._read(planned), None
+        else:
+            samples, geometry, stored = self._read_tiers(planned, *self._tiered)
+        try:
+            batch = self._maker.make(planned, geometry, samples, self._targets(samples), stored)
+        except DecodeError as error:
+            raise _of_tier(error, geometry, stored) from error
         if not samples:  # a rank without a part in the short batch: no targets, of the kind that the others have
             one = replace(planned, sample_ids=np.zeros(1, dtype=np.int64))
             batch = replace(batch, targets=without_samples(self.fill(one).targets))
@@ -150,6 +160,31 @@ class PlannedDataset(Dataset[Batch]):
     def place(self, planned: PlannedBatch) -> Geometry:
         """The geometry of one batch: a function of the plan and the index alone, drawn before any byte is read."""
         return self._maker.place(planned, self._size(planned))
+
+    def announce(self, planned: PlannedBatch) -> None:
+        """Tell the source what will be read soon. With tiers this follows from geometry, which a worker draws."""
+        if self._tiered is None:
+            self.source.read_ahead(planned.sample_ids)
+
+    def _read(self, planned: PlannedBatch) -> tuple[list[Sample], Geometry]:
+        """Samples as they are, and how they are placed."""
+        samples, size = self.source.read(planned.sample_ids), self._size(planned)
+        for position, sample in enumerate(samples):
+            if isinstance(sample.image, np.ndarray):  # a dataset may change sizes at random; the pixels count
+                size[position] = sample.image.shape[:2]
+        return samples, self._maker.place(planned, size)
+
+    def _read_tiers(
+        self, planned: PlannedBatch, source: TieredSource, tiers: Tiers, quality: float
+    ) -> tuple[list[Sample], Geometry, Sizes]:
+        """Samples with their images at the size that suffices, how the originals are placed, and the images' sizes."""
+        geometry, ids = self.place(planned), planned.sample_ids
+        size = geometry.source_size
+        tier = choose_tiers(geometry.matrix, size, tiers.sides, tiers.present(ids), quality)
+        stored = size.copy()
+        for number, side in enumerate(tiers.sides):
+            stored[tier == number] = tier_size(size[tier == number], side)
+        return source.read_tiers(ids, tier, members=self.pipeline.targets is not None), geometry, stored
 
     def close(self) -> None:
         """Close the engine of this process."""
@@ -173,3 +208,17 @@ class PlannedDataset(Dataset[Batch]):
             return error
         shard, key = self.source.name(int(sample_ids[error.position]))
         return error.located(key=key, shard=shard)
+
+
+def _of_tier(error: DecodeError, geometry: Geometry, stored: Sizes | None) -> DecodeError:
+    """The error, with the tier that the image came out of."""
+    if (
+        stored is None
+        or error.position is None
+        or (stored[error.position] == geometry.source_size[error.position]).all()
+    ):
+        return error
+    side = int(stored[error.position].min())
+    return DecodeError(
+        f"tier {side}: {error.message} Make the tier again (resflow tiers --overwrite)", position=error.position
+    )

@@ -219,7 +219,7 @@ class PlannedRun:
         return Prefetcher(self.sampler, self.dataset.__getitems__, self._prefetch)
 
     def _announced(self, batch: PlannedBatch) -> PlannedBatch:
-        self.source.read_ahead(batch.sample_ids)
+        self.dataset.announce(batch)
         return batch
 
     def _go(self, epoch: int, step: int) -> None:

@@ -155,12 +155,9 @@ class BucketedStream(torch.utils.data.IterableDataset[Tagged]):
         planned, samples = request.planned, [row[0] for row in request.rows]
         payload: Batch | Failure
         try:
-            payload = self._maker.make(
-                planned,
-                np.array([row[1:] for row in request.rows], dtype=np.int32),
-                samples,
-                [sample.target for sample in samples],
-            )
+            size = np.array([row[1:] for row in request.rows], dtype=np.int32)
+            geometry = self._maker.place(planned, size)
+            payload = self._maker.make(planned, geometry, samples, [sample.target for sample in samples])
         except SampleError as error:
             at = samples[error.position] if error.position is not None and error.key is None else None
             payload = Failure(error if at is None else error.located(key=at.key, shard=at.shard))

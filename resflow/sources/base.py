@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
-from typing import Protocol, TypeAlias, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
 
 from resflow.plan.index import Index
+
+if TYPE_CHECKING:
+    from resflow.sources.tiers import Tiers
 
 Pixels: TypeAlias = npt.NDArray[np.uint8]
 """uint8 [H, W, 3], RGB, contiguous."""
@@ -34,7 +37,8 @@ class Sample:
         key: the sample's name in its shard.
         shard: path of the shard; of a dataset, its folder or class.
         image: the encoded image, or its pixels: uint8 [H, W, 3], RGB, contiguous.
-        members: all members of a shard's sample by lower-case extension, the image included.
+        members: all members of a shard's sample by lower-case extension, the image included (that of a tier under the
+            original's extension); none where they were not asked for.
         target: what the source gives as the target, NO_TARGET where it gives none.
     """
 
@@ -64,3 +68,25 @@ class Source(Protocol):
 
     def close(self) -> None:
         """Give back what the source holds open; a later read opens it again."""
+
+
+@runtime_checkable
+class TieredSource(Source, Protocol):
+    """A source that may hold its images at smaller sizes, too."""
+
+    def open_tiers(self) -> Tiers | None:
+        """The tiers, None where there are none; IndexFileError where one is missing or stale."""
+
+    def read_tiers(
+        self, sample_ids: npt.NDArray[np.int64], tier: npt.NDArray[np.int64], *, members: bool
+    ) -> list[Sample]:
+        """Samples with their images out of tiers.
+
+        Args:
+            sample_ids: int64 [B], in [0, N).
+            tier: int64 [B], the number of the tier for each sample, ORIGINAL for the image as it was.
+            members: whether the samples' other members are wanted, of which the originals' shards have the only copy.
+
+        Returns:
+            B samples, in the order asked for.
+        """

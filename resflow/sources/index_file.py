@@ -179,12 +179,25 @@ def write_index(index: ShardIndex, path: Path) -> ShardIndex:
         index.keys,
     ]
     schema = _SCHEMA.with_metadata({_META: json.dumps(meta).encode()})
-    batch = pa.record_batch([c if isinstance(c, pa.Array) else pa.array(c) for c in columns], schema=schema)
+    write_arrow(pa.record_batch([c if isinstance(c, pa.Array) else pa.array(c) for c in columns], schema=schema), path)
+    return open_index_file(path)
+
+
+def write_arrow(batch: Any, path: Path) -> None:
+    """Write an Arrow IPC file; whoever opens `path` meanwhile sees the old file or the new one, whole.
+
+    Args:
+        batch: a record batch, its metadata included.
+        path: where.
+
+    Raises:
+        IndexFileError: the file cannot be written.
+    """
     temporary: str | None = None
     try:
-        handle, temporary = tempfile.mkstemp(dir=folder, prefix=f".{path.name}.")
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         with os.fdopen(handle, "wb") as file:
-            with pa.ipc.new_file(file, schema) as writer:
+            with pa.ipc.new_file(file, batch.schema) as writer:
                 writer.write_batch(batch)
             file.flush()
             os.fsync(file.fileno())
@@ -199,7 +212,6 @@ def write_index(index: ShardIndex, path: Path) -> ShardIndex:
     finally:
         if temporary is not None:
             Path(temporary).unlink(missing_ok=True)
-    return open_index_file(path)
 
 
 def open_index(shards: Shards) -> ShardIndex:

@@ -19,8 +19,10 @@ import numpy.typing as npt
 from resflow.errors import ConfigError, IndexFileError, ShardError
 from resflow.sources.index_file import open_index_file
 from resflow.sources.paths import Shards, index_path
-from resflow.sources.shards import Run, ShardSource
+from resflow.sources.pieces import Run
+from resflow.sources.shards import ShardSource
 from resflow.sources.stream import remote_failure, remote_files, stream_names
+from resflow.sources.tiers import Tiers, open_tiers, tiers_path
 
 
 def find_index(shards: Shards) -> RemoteShardSource | None:
@@ -85,7 +87,7 @@ class RemoteShardSource(ShardSource):
                 f"differ. Run: {command}",
                 shard=url,
             )
-        self._urls = tuple(shards)
+        self._urls, self._url = tuple(shards), url
         super().__init__(index)
 
     def name(self, sample_id: int) -> tuple[str, str]:
@@ -96,11 +98,35 @@ class RemoteShardSource(ShardSource):
         """Nothing: worker processes are what reads ahead."""
 
     def __getstate__(self) -> dict[str, Any]:
-        return super().__getstate__() | {"urls": self._urls}
+        return super().__getstate__() | {"_urls": self._urls, "_url": self._url}
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self._urls = state["urls"]
-        super().__setstate__(state)
+    def _ask_ahead(self, runs: Sequence[Run]) -> None:
+        """Nothing, as above."""
+
+    def _find_tiers(self) -> Tiers | None:
+        path = self.shard_index.path
+        if path is None:
+            return None
+        folder = self._url.rpartition("/")[0]
+        url = f"{folder}/{tiers_path(path).name}"
+        try:
+            tiers_path(path).write_bytes(remote_files(url).cat_file(url))
+        except FileNotFoundError:
+            return None
+        except remote_failure() as error:
+            raise ShardError(
+                f"the tiers' index cannot be read: {error or type(error).__name__}. Check the address and the "
+                "connection.",
+                shard=url,
+            ) from error
+        try:
+            tiers = open_tiers(self.shard_index, command=self._command, check=False)
+        except IndexFileError as error:
+            raise IndexFileError(error.message, shard=url) from error
+        if tiers is not None:
+            names = [shard.relative_to(path.parent).as_posix() for tier in tiers.shards for shard in tier]
+            self._urls += tuple(f"{folder}/{name}" for name in names)
+        return tiers
 
     def _reset(self) -> None:
         super()._reset()

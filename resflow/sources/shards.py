@@ -7,31 +7,26 @@ import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from resflow.errors import ConfigError, ShardError
+from resflow.errors import ShardError
 from resflow.plan.index import Index
+from resflow.plan.tiers import ORIGINAL
 from resflow.sources.base import Sample
 from resflow.sources.groups import IMAGE_EXTENSIONS, split_name
 from resflow.sources.index_file import ShardIndex, open_index
-from resflow.sources.paths import Shards
-from resflow.sources.tar import read_members
+from resflow.sources.paths import Shards, pattern_text
+from resflow.sources.pieces import AFTER, BEFORE, TIER, WHOLE, Pieces, Run, joined, parts_of_samples, whole_samples
+from resflow.sources.tar import Member, Read, read_members
+from resflow.sources.tiers import Tiers, open_tiers
 
 _OPEN_SHARDS = 64
 _GAP = 64 * 1024  # bytes between two samples that are read and thrown away rather than asked for apart
+_SMALL_GAP = 4 * 1024  # the same beside tiers, where the bytes between are the images that are not to be read
 _RUN = 8 << 20  # most bytes of several samples read at once
-
-
-class Run(NamedTuple):
-    """Samples of one shard that are read at once: shard, first byte, byte after the last, places in the batch."""
-
-    shard: int
-    start: int
-    end: int
-    places: list[int]
 
 
 class ShardSource:
@@ -49,6 +44,9 @@ class ShardSource:
 
     def __init__(self, shards: Shards | ShardIndex) -> None:
         self.shard_index = shards if isinstance(shards, ShardIndex) else open_index(shards)
+        self._command = f"resflow tiers {'PATTERN' if isinstance(shards, ShardIndex) else pattern_text(shards)}"
+        self._tiers: Tiers | None = None
+        self._looked = False
         self._reset()
 
     @property
@@ -81,12 +79,51 @@ class ShardSource:
             ConfigError: a wrong dtype or shape, or a number outside the index.
             ShardError: a shard is missing, cut short, damaged, or not what was indexed.
         """
-        samples: list[Sample | None] = [None] * len(sample_ids)
-        runs = self._runs(sample_ids)
-        for run, data in zip(runs, self._fetch(runs), strict=True):
-            for place in run.places:
-                samples[place] = self._sample(int(sample_ids[place]), run, memoryview(data))
-        return [sample for sample in samples if sample is not None]
+        pieces = whole_samples(self.shard_index, sample_ids)
+        found = self._read(pieces, joined(pieces, _GAP, _RUN))
+        return [self._sample(sample_id, found[place, WHOLE]) for place, sample_id in enumerate(sample_ids.tolist())]
+
+    def open_tiers(self) -> Tiers | None:
+        """The same images at smaller sizes, None where none were made (`resflow tiers`).
+
+        Raises:
+            IndexFileError: a tier is missing or stale, or the tiers' index is damaged.
+        """
+        if not self._looked:
+            self._tiers, self._looked = self._find_tiers(), True
+        return self._tiers
+
+    def read_tiers(
+        self, sample_ids: npt.NDArray[np.int64], tier: npt.NDArray[np.int64], *, members: bool
+    ) -> list[Sample]:
+        """Read samples with their images out of tiers; the bytes of these originals' images are not read.
+
+        Args:
+            sample_ids: int64 [B], in [0, N); repeats are allowed.
+            tier: int64 [B], the number of a tier that has an entry for the sample, or ORIGINAL.
+            members: whether the samples' other members are wanted; they lie in the originals' shards.
+
+        Returns:
+            B samples, in the order asked for.
+
+        Raises:
+            ConfigError: a wrong dtype or shape, a number outside the index or the tiers.
+            ShardError: a shard is missing, cut short, damaged, or not what was indexed.
+        """
+        pieces = parts_of_samples(
+            self.shard_index, self.open_tiers(), sample_ids, tier, members=members, command=self._command
+        )
+        runs = joined(pieces, _SMALL_GAP, _RUN)
+        self._ask_ahead(runs)  # all of the batch at once; the plan tells only what whole samples will be read
+        found = self._read(pieces, runs)
+        return [
+            self._sample(sample_id, found[place, WHOLE])
+            if number == ORIGINAL
+            else self._tier_sample(
+                sample_id, number, found[place, TIER], found.get((place, BEFORE)), found.get((place, AFTER))
+            )
+            for place, (sample_id, number) in enumerate(zip(sample_ids.tolist(), tier.tolist(), strict=True))
+        ]
 
     def read_ahead(self, sample_ids: npt.NDArray[np.int64]) -> None:
         """Ask the system to read samples into its cache; returns at once, does nothing where that is not offered.
@@ -98,21 +135,18 @@ class ShardSource:
             ConfigError: a wrong dtype or shape, or a number outside the index.
             ShardError: a shard is missing, or not what was indexed.
         """
-        if not hasattr(os, "posix_fadvise"):
-            return
-        for run in self._runs(sample_ids):
-            shard = self._open(run.shard)
-            os.posix_fadvise(shard.descriptor, run.start, run.end - run.start, os.POSIX_FADV_WILLNEED)
+        self._ask_ahead(joined(whole_samples(self.shard_index, sample_ids), _GAP, _RUN))
 
     def close(self) -> None:
         """Close all shards; a later read opens them again."""
         self._reset()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"shard_index": self.shard_index}
+        names = ("shard_index", "_command", "_tiers", "_looked")
+        return {name: getattr(self, name) for name in names}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.shard_index = state["shard_index"]
+        self.__dict__.update(state)
         self._reset()
 
     def _reset(self) -> None:
@@ -121,55 +155,60 @@ class ShardSource:
         self._lock = threading.Lock()
         self._process = os.getpid()
 
-    def _runs(self, sample_ids: npt.NDArray[np.int64]) -> list[Run]:
-        """Order samples by place in the shards and join neighbours."""
-        total = len(self.shard_index)
-        if sample_ids.dtype != np.int64 or sample_ids.ndim != 1:
-            raise ConfigError(f"sample_ids must be int64 [B]; got {sample_ids.dtype} {list(sample_ids.shape)}")
-        if len(sample_ids) and not 0 <= int(sample_ids.min()) <= int(sample_ids.max()) < total:
-            raise ConfigError(
-                f"sample_ids must be in [0, {total}); got {int(sample_ids.min())} to {int(sample_ids.max())}"
-            )
-        shard, offset = self.index.shard[sample_ids], self.index.offset[sample_ids]
-        ends = offset + self.index.length[sample_ids]
-        self._check_rows(sample_ids, shard, offset, ends)
-        order = np.lexsort((offset, shard))
-        runs: list[Run] = []
-        columns = (order, shard[order], offset[order], ends[order])
-        for place, number, start, end in zip(*(column.tolist() for column in columns), strict=True):
-            last = runs[-1] if runs else None
-            if last and last.shard == number and start - last.end <= _GAP and end - last.start <= _RUN:
-                last.places.append(place)
-                runs[-1] = last._replace(end=max(last.end, end))
-            else:
-                runs.append(Run(number, start, end, [place]))
-        return runs
+    def _find_tiers(self) -> Tiers | None:
+        return open_tiers(self.shard_index, command=self._command)
 
-    def _check_rows(
-        self,
-        sample_ids: npt.NDArray[np.int64],
-        shard: npt.NDArray[np.int32],
-        start: npt.NDArray[np.int64],
-        end: npt.NDArray[np.int64],
-    ) -> None:
-        """Refuse rows that a damaged index file points outside their shards."""
-        sizes = self._shard_sizes
-        known = (shard >= 0) & (shard < len(sizes))
-        sound = known & (start >= 0) & (start < end) & (end <= sizes[np.where(known, shard, 0)])
-        if not sound.all():
-            raise self.shard_index.damaged(int(sample_ids[np.argmin(sound)]))
+    def _read(self, pieces: Pieces, runs: Sequence[Run]) -> dict[tuple[int, int], memoryview]:
+        """The bytes of pieces, by place in the batch and kind."""
+        start, end, place, kind = (column.tolist() for column in pieces[1:])
+        found = {}
+        for run, data in zip(runs, self._fetch(runs), strict=True):
+            view = memoryview(data)
+            for piece in run.pieces:
+                found[place[piece], kind[piece]] = view[start[piece] - run.start : end[piece] - run.start]
+        return found
 
-    def _sample(self, sample_id: int, run: Run, data: memoryview) -> Sample:
+    def _sample(self, sample_id: int, data: memoryview) -> Sample:
+        """A sample out of its extent."""
+        start = int(self.index.offset[sample_id])
+
+        def read(offset: int, count: int) -> memoryview:
+            return data[offset - start : offset - start + count]
+
+        shard, key, members, image = self._members(sample_id, read)
+        views = {extension: read(member.offset, member.size) for extension, member in members.items()}
+        return Sample(key, shard, views[image], views)
+
+    def _tier_sample(
+        self, sample_id: int, number: int, data: memoryview, before: memoryview | None, after: memoryview | None
+    ) -> Sample:
+        """A sample whose image comes out of a tier, from its entry there and what lies around the original's image."""
+        entry = self._tier_image(sample_id, number, data)
+        if before is None:
+            shard, key = self.name(sample_id)
+            return Sample(key, shard, entry, {})
+        start = int(self.index.offset[sample_id])
+        following = start + int(self.index.length[sample_id]) - (0 if after is None else len(after))
+
+        def read(offset: int, count: int) -> memoryview:
+            if after is not None and offset >= following:
+                return after[offset - following : offset - following + count]
+            return before[offset - start : offset - start + count]
+
+        shard, key, members, image = self._members(sample_id, read)
+        views = {
+            extension: entry if extension == image else read(member.offset, member.size)
+            for extension, member in members.items()
+        }
+        return Sample(key, shard, entry, views)
+
+    def _members(self, sample_id: int, read: Read) -> tuple[str, str, dict[str, Member], str]:
+        """Shard, key and members of a sample by extension, and which of them is its image; only headers are read."""
         index = self.shard_index
         start = int(index.index.offset[sample_id])
         end = start + int(index.index.length[sample_id])
-        shard, key = index.name(sample_id)
-        first = run.start
-
-        def read(offset: int, count: int) -> memoryview:
-            return data[offset - first : min(offset + count, end) - first]
-
-        members: dict[str, memoryview] = {}
+        shard, key = self.name(sample_id)
+        members: dict[str, Member] = {}
         for member in read_members(read, shard, start=start, end=end, archive=False):
             parts = split_name(member.name)
             if parts is None:
@@ -181,16 +220,44 @@ class ShardSource:
                     shard=shard,
                     offset=member.header,
                 )
-            members[parts[1]] = read(member.offset, member.size)
-        image = next((members[extension] for extension in IMAGE_EXTENSIONS if extension in members), None)
-        if image is None or len(image) != int(index.image_length[sample_id]):
+            members[parts[1]] = member
+        image = next((extension for extension in IMAGE_EXTENSIONS if extension in members), None)
+        if image is None or members[image].size != int(index.image_length[sample_id]):
             raise ShardError(
                 f"sample {key!r} has another image than the index says: the shard changed after it was indexed. "
                 "Index it again (resflow index).",
                 shard=shard,
                 offset=start,
             )
-        return Sample(key, shard, image, members)
+        return shard, key, members, image
+
+    def _tier_image(self, sample_id: int, number: int, data: memoryview) -> memoryview:
+        """The image in a tier's entry, which must be this sample's."""
+        tiers = self.open_tiers()
+        assert tiers is not None
+        start, key = int(tiers.offset[number][sample_id]), self.shard_index.name(sample_id)[1]
+        shard = str(tiers.shards[number][int(self.index.shard[sample_id])])
+
+        def read(offset: int, count: int) -> memoryview:
+            return data[offset - start : offset - start + count]
+
+        members = list(read_members(read, shard, start=start, end=start + len(data), archive=False))
+        if len(members) != 1 or split_name(members[0].name) != (key, "jpg"):
+            raise ShardError(
+                f"{members[0].name if members else 'nothing'!r} found where tier {tiers.sides[number]} should have "
+                f"{key + '.jpg'!r}: the tier changed after it was made. Make it again: {self._command} --overwrite "
+                f"--tiers {','.join(map(str, tiers.sides))}",
+                shard=shard,
+                offset=start,
+            )
+        return read(members[0].offset, members[0].size)
+
+    def _ask_ahead(self, runs: Sequence[Run]) -> None:
+        if not hasattr(os, "posix_fadvise"):
+            return
+        for run in runs:
+            shard = self._open(run.shard)
+            os.posix_fadvise(shard.descriptor, run.start, run.end - run.start, os.POSIX_FADV_WILLNEED)
 
     def _fetch(self, runs: Sequence[Run]) -> Iterator[bytes]:
         """The bytes of each run, in order."""
@@ -227,19 +294,26 @@ class ShardSource:
         with self._lock:
             shard = self._shards.get(number)
             if shard is None:
-                index = self.shard_index
-                shard = _OpenShard(index.shards[number], index.shard_sizes[number])
+                shard = _OpenShard(*self._place(number))
                 self._shards[number] = shard
                 if len(self._shards) > _OPEN_SHARDS:
                     self._shards.popitem(last=False)
             self._shards.move_to_end(number)
             return shard
 
+    def _place(self, number: int) -> tuple[Path, int, str]:
+        """Path and bytes of a shard, and how to make its index again."""
+        index, tiers = self.shard_index, self._tiers
+        tier, shard = number // len(index.shards) - 1, number % len(index.shards)
+        if tier < 0 or tiers is None:
+            return index.shards[shard], index.shard_sizes[shard], "resflow index"
+        return tiers.shards[tier][shard], tiers.shard_sizes[tier][shard], "resflow tiers"
+
 
 class _OpenShard:
     """A file descriptor that closes when the last thread that reads from it lets go."""
 
-    def __init__(self, path: Path, size: int) -> None:
+    def __init__(self, path: Path, size: int, command: str) -> None:
         self.path, self.descriptor = path, -1
         try:
             self.descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
@@ -250,7 +324,7 @@ class _OpenShard:
         found = os.fstat(self.descriptor).st_size
         if found != size:
             raise ShardError(
-                f"has {found} bytes, {size} when it was indexed: the shard changed. Index it again (resflow index).",
+                f"has {found} bytes, {size} when it was indexed: the shard changed. Index it again ({command}).",
                 shard=str(path),
                 offset=min(found, size),
             )

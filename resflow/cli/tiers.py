@@ -1,0 +1,115 @@
+"""`resflow tiers`: store the images of indexed shards again at smaller sizes."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from resflow.errors import ConfigError
+
+if TYPE_CHECKING:
+    from resflow.sources.tier_writer import TierReport
+
+_PATIENCE = 2.0  # seconds before a progress bar shows
+_SHOWN = 100  # unreadable images that are printed
+
+Sides = Annotated[
+    str,
+    typer.Option("--tiers", metavar="SIDES", help="Short sides of the tiers in pixels, e.g. 96,160,256."),
+]
+
+
+def tiers(
+    pattern: Annotated[str, typer.Argument(help='Indexed shards, e.g. "shards/train-{0000..0003}.tar"; quote it.')],
+    sides: Sides,
+    quality: Annotated[int, typer.Option(min=1, max=100, help="Of the JPEGs.")] = 85,
+    workers: Annotated[int | None, typer.Option(min=1, help="Processes; one a CPU if left out.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Make all anew.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as one line of JSON.")] = False,
+) -> None:
+    """Store images again at smaller sizes, beside their shards; goes on where a run was killed."""
+    start = time.perf_counter()
+    report = make(pattern, sides, quality=quality, workers=workers, overwrite=overwrite)
+    seconds = time.perf_counter() - start
+    print(_as_json(report, seconds) if as_json else f"{as_text(report)}\n{seconds:.1f} s\n{report.path}")
+
+
+def parsed(sides: str) -> list[int]:
+    """Sides from their text.
+
+    Args:
+        sides: whole numbers, separated by commas.
+
+    Raises:
+        ConfigError: anything else.
+    """
+    try:
+        return [int(side) for side in sides.split(",")]
+    except ValueError as error:
+        raise ConfigError(
+            f"--tiers must be whole numbers separated by commas, e.g. 96,160,256; got {sides!r}"
+        ) from error
+
+
+def make(pattern: str, sides: str, **options: Any) -> TierReport:
+    """Make tiers, with a progress bar on a terminal once that takes its time; says which images could not be read."""
+    from resflow.sources.tier_writer import make_tiers
+
+    wanted = parsed(sides)
+    if not sys.stderr.isatty():
+        report = make_tiers(pattern, wanted, **options)
+    else:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        columns = (TextColumn("making tiers"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        bar = Progress(*columns, console=Console(stderr=True), transient=True)
+        task = bar.add_task("tiers", total=None)
+        start = time.perf_counter()
+
+        def show(done: int, total: int) -> None:
+            bar.update(task, completed=done, total=total)
+            if not bar.live.is_started and time.perf_counter() - start > _PATIENCE:
+                bar.start()
+
+        try:
+            report = make_tiers(pattern, wanted, progress=show, **options)
+        finally:
+            bar.stop()
+    for shard, key, message in report.unreadable[:_SHOWN]:
+        print(f"no tier of {shard}/{key}: {message}", file=sys.stderr)
+    return report
+
+
+def as_text(report: TierReport) -> str:
+    """A line a tier."""
+    lines = []
+    for side, entries, size, made in zip(report.sides, report.entries, report.image_bytes, report.made, strict=True):
+        share = size / max(report.original_bytes, 1)
+        lines.append(
+            f"tier {side}: {entries:,} of {report.samples:,} images, {size / 1e6:,.1f} MB "
+            f"({share:.1%} of the originals), {made} shards made"
+        )
+    return "\n".join(lines)
+
+
+def _as_json(report: TierReport, seconds: float) -> str:
+    tiers = [
+        {"side": side, "images": entries, "bytes": size, "shards_made": made}
+        for side, entries, size, made in zip(report.sides, report.entries, report.image_bytes, report.made, strict=True)
+    ]
+    return json.dumps(
+        {
+            "index": str(Path(report.path)),
+            "samples": report.samples,
+            "original_bytes": report.original_bytes,
+            "tiers": tiers,
+            "unreadable": len(report.unreadable),
+            "seconds": round(seconds, 3),
+        }
+    )
