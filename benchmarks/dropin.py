@@ -1,7 +1,8 @@
 """What the drop-in costs and gains: `python benchmarks/dropin.py [--rounds 5] [--quick] [--json FILE]`.
 
 Samples a second of one pass after a warm one, each measurement in a process of its own, the loaders in turn and the
-order turned from round to round; medians, and the median of the rounds' ratios.
+order turned from round to round; medians, and the median of the rounds' ratios: of the clock, and of the processor time
+of the process and its workers, which other programs on the machine hardly change.
 
 - tensors: a dataset of small tensors, so that what is measured is the loader itself. PyTorch's DataLoader against
   Resflow's without a pipeline, the same arguments.
@@ -27,6 +28,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import psutil
 import torch
 import torch.utils.data
 from PIL import Image
@@ -113,36 +115,57 @@ def make_loader(case: Case, way: str, folder: str, count: int) -> Any:
     )
 
 
-def measure(case: Case, way: str, folder: str, count: int, passes: int) -> float:
-    """Samples a second of some passes, after a warm one; for a process of its own."""
+def measure(case: Case, way: str, folder: str, count: int, passes: int) -> tuple[float, float]:
+    """Samples a second, and samples a second of processor time, of some passes after a warm one, in a fresh process."""
     loader = make_loader(case, way, folder, count)
     samples = sum(len(targets) for _, targets in loader)
-    start = time.perf_counter()
+    start, spent = time.perf_counter(), processor_seconds()
     for _ in range(passes):
         for _batch in loader:
             pass
-    return samples * passes / (time.perf_counter() - start)
+    done = samples * passes
+    return done / (time.perf_counter() - start), done / (processor_seconds() - spent)
 
 
-def measured(case: Case, way: str, folder: str, count: int, passes: int) -> float:
+def processor_seconds() -> float:
+    """Of this process and the workers that live: what other programs on the machine hardly change."""
+    this = psutil.Process()
+    times = [process.cpu_times() for process in (this, *this.children(recursive=True))]
+    return sum(time.user + time.system for time in times)
+
+
+def measured(case: Case, way: str, folder: str, count: int, passes: int) -> tuple[float, float]:
     """`measure` in a fresh process."""
     command = [sys.executable, __file__, "--measure", json.dumps([case, way, folder, count, passes])]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise SystemExit(f"{case}, {way}: {done.stderr}")
-    return float(done.stdout)
+    rate, of_processor = json.loads(done.stdout)
+    return rate, of_processor
 
 
 def compare(case: Case, folder: str, count: int, passes: int, rounds: int) -> dict[str, Any]:
     """Rates of both ways in each round, their medians, and the median ratio of resflow's to torch's."""
     rates: dict[str, list[float]] = {way: [] for way in WAYS}
+    spent: dict[str, list[float]] = {way: [] for way in WAYS}
     for number in range(rounds):
         for way in WAYS if number % 2 == 0 else WAYS[::-1]:
-            rates[way].append(measured(case, way, folder, count, passes))
+            rate, of_processor = measured(case, way, folder, count, passes)
+            rates[way].append(rate)
+            spent[way].append(of_processor)
     ratios = np.array(rates["resflow"]) / np.array(rates["torch"])
+    processor = np.array(spent["resflow"]) / np.array(spent["torch"])
     medians = {way: float(np.median(of)) for way, of in rates.items()}
     spread = [float(ratios.min()), float(ratios.max())]
-    return {"case": str(case), "rates": rates, "medians": medians, "ratio": float(np.median(ratios)), "spread": spread}
+    return {
+        "case": str(case),
+        "rates": rates,
+        "medians": medians,
+        "ratio": float(np.median(ratios)),
+        "spread": spread,
+        "processor": float(np.median(processor)),
+        "processor_spread": [float(processor.min()), float(processor.max())],
+    }
 
 
 def main() -> None:
@@ -157,24 +180,25 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.measure:
         (name, workers), *rest = json.loads(arguments.measure)
-        print(measure(Case(name, workers), *rest))
+        print(json.dumps(measure(Case(name, workers), *rest)))
         return
     rounds, tensors = (2, 10_000) if arguments.quick else (arguments.rounds, 100_000)
     results = []
     with tempfile.TemporaryDirectory() as folder:
         images = lay_out(Path(folder))
         print(f"{images}; {rounds} rounds; torch {torch.__version__}; {os.cpu_count()} cores; samples a second")
-        print(f"{'':22}{'torch':>10}{'resflow':>10}{'ratio':>8}{'of rounds':>16}", flush=True)
+        print(f"{'':22}{'torch':>10}{'resflow':>10}{'ratio':>8}{'of rounds':>16}{'of CPU time':>13}{'of rounds':>16}")
         for case in CASES:
             if case.name not in (arguments.cases or case.name) or arguments.workers not in (None, case.workers):
                 continue
             passes = 1 if arguments.quick or case.name != "tensors" else 3
             result = compare(case, folder, tensors, passes, rounds)
             results.append(result)
-            medians, (least, most) = result["medians"], result["spread"]
+            medians = result["medians"]
+            spreads = ["{:.3f} to {:.3f}".format(*result[name]) for name in ("spread", "processor_spread")]
             print(
-                f"{case!s:22}{medians['torch']:10.0f}{medians['resflow']:10.0f}{result['ratio']:8.3f}"
-                f"{f'{least:.3f} to {most:.3f}':>16}",
+                f"{case!s:22}{medians['torch']:10.0f}{medians['resflow']:10.0f}{result['ratio']:8.3f}{spreads[0]:>16}"
+                f"{result['processor']:13.3f}{spreads[1]:>16}",
                 flush=True,
             )
     if arguments.json:
