@@ -121,20 +121,20 @@ class Batch:
         return self._map(lambda tensor: tensor.pin_memory())
 
     def _map(self, change: Callable[[torch.Tensor], torch.Tensor]) -> Batch:
-        changed: dict[str, Any] = {field.name: _changed(getattr(self, field.name), change) for field in fields(self)}
+        changed: dict[str, Any] = {field.name: map_tensors(getattr(self, field.name), change) for field in fields(self)}
         return replace(self, **changed)
 
 
-def _changed(value: Any, change: Callable[[torch.Tensor], torch.Tensor]) -> Any:
+def map_tensors(value: Any, change: Callable[[torch.Tensor], torch.Tensor]) -> Any:
     """A value with its tensors changed, also those in the lists, tuples, dicts and records of targets."""
     if isinstance(value, torch.Tensor):
         return change(value)
     if is_dataclass(value) and not isinstance(value, type):
-        return replace(value, **{part.name: _changed(getattr(value, part.name), change) for part in fields(value)})
+        return replace(value, **{part.name: map_tensors(getattr(value, part.name), change) for part in fields(value)})
     if isinstance(value, dict):
-        return {name: _changed(part, change) for name, part in value.items()}
+        return {name: map_tensors(part, change) for name, part in value.items()}
     if isinstance(value, list):
-        return [_changed(part, change) for part in value]
+        return [map_tensors(part, change) for part in value]
     if type(value) is tuple:
-        return tuple(_changed(part, change) for part in value)
+        return tuple(map_tensors(part, change) for part in value)
     return value

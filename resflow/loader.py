@@ -296,6 +296,27 @@ class DataLoader(torch.utils.data.DataLoader[T_co], Generic[T_co]):
             )
         return self._resflow_run.plan(epoch)
 
+    def shapes(self) -> tuple[tuple[int, int, int, int], ...]:
+        """Every shape of images that this rank's full batches will have, over all epochs.
+
+        Unless `drop_last` is set, one batch of an epoch may hold fewer images; with a `PixelBudget`, batches may hold
+        fewer than the limit told here.
+
+        Returns:
+            (batch, 3, height, width), each shape once, by resolution and then by aspect ratio.
+
+        Raises:
+            ConfigError: a loader without a pipeline, or over a stream whose buckets are not learned yet.
+        """
+        run = self._resflow_run
+        if run is None:
+            raise ConfigError("DataLoader.shapes needs a pipeline. Pass DataLoader(..., pipeline=Pipeline(...)).")
+        size = run.batch_size
+        return tuple(
+            (size.limit(shape) if isinstance(size, PixelBudget) else int(size or 1), 3, *shape)
+            for shape in run.pipeline.shapes(run.buckets)
+        )
+
     def _place(self) -> PlainPlace:
         if self._plain_place is None:
             self._plain_place = PlainPlace()

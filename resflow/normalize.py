@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -45,10 +46,18 @@ class Normalize:
         Returns:
             `dtype` [B, 3, H, W], same memory format and device: (images - mean) / std, where uint8's 255 counts as 1.
         """
-        mean = torch.tensor(self.mean, device=images.device).view(1, 3, 1, 1)
-        std = torch.tensor(self.std, device=images.device).view(1, 3, 1, 1)
-        full = 1 if images.is_floating_point() else 255
-        return torch.addcmul(-mean / std, images.float(), 1 / (full * std)).to(dtype)
+        offset, factor = _constants(self.mean, self.std, 1 if images.is_floating_point() else 255, images.device)
+        return torch.addcmul(offset, images.float(), factor).to(dtype)
+
+
+@functools.lru_cache(64)
+def _constants(
+    mean: tuple[float, ...], std: tuple[float, ...], full: int, device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Offset and factor [1, 3, 1, 1] on the device; made once, since making them waits for it."""
+    with torch.inference_mode(False):  # what is made in that mode could not be used outside
+        centre, spread = (torch.tensor(values, device=device).view(1, 3, 1, 1) for values in (mean, std))
+        return -centre / spread, 1 / (full * spread)
 
 
 IMAGENET = Normalize(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))

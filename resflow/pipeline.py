@@ -163,6 +163,30 @@ class Pipeline:
             buckets = len(buckets)
         return dataclasses.replace(self, resolution=fixed, views=(), augment=(), buckets=buckets)
 
+    def shapes(self, buckets: Buckets | None = None) -> tuple[tuple[int, int], ...]:
+        """Every shape that batches will have, so that a script can compile or warm up for all of them ahead.
+
+        Args:
+            buckets: as a loader learned them (`loader.buckets`); default: the pipeline's own, where it has `Buckets`.
+                `loader.shapes()` also tells how many images a batch of each shape has.
+
+        Returns:
+            (height, width) in pixels, each shape once, by resolution and then by aspect ratio.
+
+        Raises:
+            ConfigError: the buckets are not learned yet, and none were given.
+            PlanError: the buckets have no shapes at one of the schedule's resolutions.
+        """
+        known = self.buckets if buckets is None else buckets
+        if not isinstance(known, Buckets):
+            raise ConfigError(
+                f"Pipeline.buckets is {known!r}: which shapes these are is learned from the data. Ask the loader "
+                "(loader.shapes()), or pass Pipeline.shapes(loader.buckets)."
+            )
+        every = range(len(known))
+        found = (known.shape(bucket, resolution) for resolution in self.schedule.resolutions for bucket in every)
+        return tuple(dict.fromkeys(found))
+
     def progress(self, resolution: int) -> float:
         """How far a resolution lies between the schedule's lowest (0) and highest (1): what a `Ramp` follows.
 

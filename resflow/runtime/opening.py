@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from torch.utils.data import IterableDataset
 from resflow.errors import ConfigError
 from resflow.pipeline import Pipeline
 from resflow.plan import PixelBudget, World
+from resflow.runtime.device import local_device
 from resflow.runtime.run import PlannedRun
 from resflow.runtime.stream_run import StreamRun
 from resflow.runtime.world import current_world
@@ -58,7 +60,9 @@ def open_run(
     """
     if world is not None and not isinstance(world, World):
         raise ConfigError(f"world must be a World(rank, size); got {world!r}")
-    _check_device(pipeline.device)
+    device = local_device(pipeline.device)
+    if device != pipeline.device:
+        pipeline = replace(pipeline, device=device)
     data = _open(dataset, sizes, shuffle=shuffle, seed=seed, world=world or current_world())
     threads = workers or torch.get_num_threads()
     if isinstance(data, Source):
@@ -91,19 +95,6 @@ def open_run(
         threads=threads,
         prefetch=prefetch,
     )
-
-
-def _check_device(name: str) -> None:
-    """Refuse a GPU that is not there, before anything is read."""
-    device = torch.device(name)
-    if device.type == "cpu":
-        return
-    count = torch.cuda.device_count()
-    if (device.index or 0) >= count:
-        raise ConfigError(
-            f'Pipeline.device is "{name}"; PyTorch {torch.__version__} sees {count} CUDA devices on this machine. '
-            'Choose one of these, device="cpu", or install a build of PyTorch with CUDA and its driver.'
-        )
 
 
 def _open(dataset: Any, sizes: Any, *, shuffle: bool, seed: int, world: World) -> Source | Iterable[Any]:

@@ -6,9 +6,9 @@ shape travels with the request, and workers need to know neither the epoch nor t
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -30,6 +30,8 @@ from resflow.sources.base import TieredSource
 if TYPE_CHECKING:
     from resflow.runtime.run import PlannedRun
     from resflow.sources.tiers import Tiers
+
+_Step = TypeVar("_Step")
 
 
 class PlanSampler(DistributedSampler[Any]):
@@ -85,6 +87,23 @@ class PlanSampler(DistributedSampler[Any]):
         return self.run.batches()
 
 
+@dataclass(frozen=True, slots=True)
+class ReadBatch:
+    """The samples of a planned batch, not decoded yet.
+
+    Args:
+        planned: the batch.
+        samples: its samples.
+        geometry: how their originals are placed.
+        stored: int32 [B, 2], the size of each image as it was read, in pixels, where some come out of tiers.
+    """
+
+    planned: PlannedBatch
+    samples: list[Sample]
+    geometry: Geometry
+    stored: Sizes | None = None
+
+
 class PlannedDataset(Dataset[Batch]):
     """Reads, places and decodes planned batches.
 
@@ -124,12 +143,15 @@ class PlannedDataset(Dataset[Batch]):
 
     def __getitems__(self, planned: PlannedBatch) -> Batch | Failure:
         """The batch, or what went wrong."""
-        try:
-            return self.fill(planned)
-        except SampleError as error:
-            return Failure(self._located(error, planned.sample_ids))
-        except ResflowError as error:
-            return Failure(error)
+        return self.make(self.read(planned))
+
+    def read(self, planned: PlannedBatch) -> ReadBatch | Failure:
+        """A batch's samples, or what went wrong: what can be done while the batch before is decoded."""
+        return self._attempt(planned, lambda: self._taken(planned))
+
+    def make(self, read: ReadBatch | Failure) -> Batch | Failure:
+        """The batch of samples that were read, or what went wrong."""
+        return read if isinstance(read, Failure) else self._attempt(read.planned, lambda: self._made(read))
 
     def fill(self, planned: PlannedBatch) -> Batch:
         """Read, place and decode one batch.
@@ -144,14 +166,27 @@ class PlannedDataset(Dataset[Batch]):
             ShardError: the shard's bytes cannot be read.
             SampleError: an image cannot be decoded or a label cannot be read.
         """
-        if self._tiered is None:
-            samples, geometry, stored = *self._read(planned), None
-        else:
-            samples, geometry, stored = self._read_tiers(planned, *self._tiered)
+        return self._made(self._taken(planned))
+
+    def _attempt(self, planned: PlannedBatch, step: Callable[[], _Step]) -> _Step | Failure:
         try:
-            batch = self._maker.make(planned, geometry, samples, self._targets(samples), stored)
+            return step()
+        except SampleError as error:
+            return Failure(self._located(error, planned.sample_ids))
+        except ResflowError as error:
+            return Failure(error)
+
+    def _taken(self, planned: PlannedBatch) -> ReadBatch:
+        if self._tiered is None:
+            return ReadBatch(planned, *self._read(planned))
+        return ReadBatch(planned, *self._read_tiers(planned, *self._tiered))
+
+    def _made(self, read: ReadBatch) -> Batch:
+        planned, samples = read.planned, read.samples
+        try:
+            batch = self._maker.make(planned, read.geometry, samples, self._targets(samples), read.stored)
         except DecodeError as error:
-            raise _of_tier(error, geometry, stored) from error
+            raise _of_tier(error, read.geometry, read.stored) from error
         if not samples:  # a rank without a part in the short batch: no targets, of the kind that the others have
             one = replace(planned, sample_ids=np.zeros(1, dtype=np.int64))
             batch = replace(batch, targets=without_samples(self.fill(one).targets))

@@ -24,7 +24,7 @@ from resflow.plan import (
 )
 from resflow.runtime.finish import Failure
 from resflow.runtime.planned import PlannedDataset, PlanSampler
-from resflow.runtime.prefetch import Prefetcher
+from resflow.runtime.prefetch import Prefetcher, prefetched
 from resflow.runtime.world import current_world
 from resflow.sources import Source
 
@@ -215,8 +215,9 @@ class PlannedRun:
         return _Walk(self, batches)
 
     def prefetched(self) -> Iterator[Batch | Failure]:
-        """The batches of a pass, made ahead by a thread of this process."""
-        return Prefetcher(self.sampler, self.dataset.__getitems__, self._prefetch)
+        """The batches of a pass, made ahead by two threads of this process: one reads, the other decodes."""
+        read = Prefetcher(self.sampler, self.dataset.read, self._prefetch)
+        return prefetched(read, self.dataset.make, self._prefetch, torch.device(self.pipeline.device))
 
     def _announced(self, batch: PlannedBatch) -> PlannedBatch:
         self.dataset.announce(batch)

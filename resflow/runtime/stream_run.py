@@ -19,7 +19,7 @@ from resflow.plan import Buckets, Cursor, PixelBudget, World, learn_buckets
 from resflow.plan.online import default_learn, most_samples
 from resflow.runtime.finish import Failure
 from resflow.runtime.maker import BatchMaker
-from resflow.runtime.prefetch import Prefetcher
+from resflow.runtime.prefetch import Prefetcher, prefetched
 from resflow.runtime.stream import BucketedStream, StreamSettings, Tagged
 
 
@@ -244,8 +244,9 @@ class StreamRun:
         return StreamPass(self, items)
 
     def prefetched(self) -> Iterator[Tagged]:
-        """The batches of a pass, made ahead by a thread of this process."""
-        return Prefetcher(self.dataset.requests(), self.dataset.make, self._prefetch)
+        """The batches of a pass, made ahead by two threads of this process: one reads, the other decodes."""
+        read = Prefetcher(self.dataset.requests(), lambda request: request, self._prefetch)
+        return prefetched(read, self.dataset.make, self._prefetch, torch.device(self.pipeline.device))
 
     def _cursor(self) -> Cursor:
         settings, stream = self._settings, self.dataset.stream
