@@ -13,6 +13,8 @@ sample comes once in each pass; `val` also checks the pixels against Pillow's.
 A run makes one warm pass (`progressive`: at its first size), which is not timed, then the passes that are: from the end
 of the warm pass to the end of the last, so the start of later passes counts. Files are in the system's cache.
 
+- CPU ms: processor time an image took in the timed passes, summed over the process tree: the figure to look at where
+  others use the machine, too;
 - first batch: seconds from the making of the loader to its first batch, libraries imported;
 - from start: the same from the start of the process;
 - MiB: proportional set size (PSS), summed over the process tree, at its highest; looked at every 0.1 s until the warm
@@ -28,6 +30,7 @@ import dataclasses
 import datetime
 import json
 import os
+import signal
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -35,15 +38,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-
-sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
-
 from contestants import CONTESTANTS, Contestant
 from contestants.child import Failed, run
 from contestants.environment import interpreter, versions
 from contestants.images import image_set
 from contestants.job import Job
 from contestants.report import Run, machine, plot, summary, table
+
 from resflow.schedules import Linear
 
 
@@ -71,6 +72,7 @@ class Task(NamedTuple):
 
 _COCO: dict[str, Any] = {"samples": (640, 192)}
 _PHOTOS: dict[str, Any] = {"samples": (96, 32), "epochs": (1, 1), "batch_size": 16}
+_DRAWN: dict[str, Any] = {"samples": (64, 64), "epochs": (1, 1), "batch_size": 16}
 TASKS = {
     "imagenet-224": Task("imagenet", 224),
     "imagenet-128": Task("imagenet", 128),
@@ -81,9 +83,11 @@ TASKS = {
     "coco-128": Task("coco", 128, **_COCO),
     "photos-224": Task("photos", 224, **_PHOTOS),
     "photos-val-224": Task("photos", 224, train=False, **_PHOTOS),
-    "drawn-96": Task("drawn", 96, samples=(64, 64), epochs=(1, 1), batch_size=16),
+    "drawn-96": Task("drawn", 96, **_DRAWN),
+    "drawn-val-96": Task("drawn", 96, train=False, **_DRAWN),
+    "drawn-progressive": Task("drawn", 96, start=64, **_DRAWN | {"epochs": (4, 4)}),
 }
-REHEARSAL = ("drawn-96",)
+REHEARSAL = ("drawn-96", "drawn-val-96", "drawn-progressive")
 """Tasks that are run only when they are asked for."""
 
 
@@ -187,6 +191,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--plot", type=Path, help="draw the ratios here (.png, .svg)")
     parser.add_argument("--list", action="store_true", help="name contestants and tasks, and end")
     options = parser.parse_args(arguments)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended"))  # so that a run under way is ended, too
     if options.list:
         print("\n".join(f"{name:<18}{one.what}" for name, one in CONTESTANTS.items()), "\n\n", *usual)
         return 0

@@ -56,21 +56,22 @@ def run(python: Path, arguments: list[str], log: Path) -> dict[str, Any]:
             env=environment,
             start_new_session=True,
         )
-        late = threading.Timer(_LIMIT, _end, [process])
+        memory, late = _Memory(process.pid), threading.Timer(_LIMIT, _end, [process])
         late.start()
-        memory = _Memory(process.pid)
         memory.start()
-        assert process.stdout is not None
-        for line in process.stdout:
-            if line.startswith(MARK):
-                message = json.loads(line[len(MARK) :])
-                if "warm" in message:
-                    memory.every = _COARSE
-                result |= message
-        process.wait()
-        memory.stop()
-        late.cancel()
-        _end(process)  # workers that outlived it
+        try:
+            assert process.stdout is not None
+            for line in process.stdout:
+                if line.startswith(MARK):
+                    message = json.loads(line[len(MARK) :])
+                    memory.every = _COARSE if "warm" in message else memory.every
+                    result |= message
+            process.wait()
+        finally:
+            late.cancel()
+            _end(process)  # also workers that outlived it, and all where this process is told to end
+            process.wait()
+            memory.stop()
     if process.returncode:
         raise Failed(_reason(log) or f"ended with exit code {process.returncode} (limit {_LIMIT:.0f} s)")
     if "first_batch_at" in result:

@@ -10,10 +10,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-import resflow as rf
 from contestants.job import Batches, Job
+from resflow import Buckets, DataLoader, Fit, Pipeline
 from resflow.sources.index_file import build_index, write_index
 from resflow.sources.paths import index_path
+from resflow.views import HorizontalFlip, RandomResizedCrop
 
 
 def prepare(job: Job, folder: Path) -> None:
@@ -40,20 +41,20 @@ def passes(job: Job) -> Iterator[Batches]:
     """The batches of each pass, by one loader, whatever the sizes are."""
     torch.set_num_threads(job.workers)
     sides = sorted(set(job.sizes))
-    pipeline = rf.Pipeline(
+    pipeline = Pipeline(
         resolution=_Listed(job.sizes) if len(sides) > 1 else sides[0],
-        buckets=rf.Buckets(
+        buckets=Buckets(
             np.empty(0), np.array(sides, np.int32), np.array([[[side, side]] for side in sides], np.int32), stride=32
         ),
-        fit=rf.Fit.stretch(),
-        views=[rf.views.RandomResizedCrop(scale=job.SCALE), rf.views.HorizontalFlip()] if job.train else [],
+        fit=Fit.stretch(),
+        views=[RandomResizedCrop(scale=job.SCALE), HorizontalFlip()] if job.train else [],
     )
     workers = (
         {"num_workers": job.workers, "prefetch_factor": job.prefetch, "persistent_workers": True}
         if job.options["workers"]
         else {}
     )
-    loader = rf.DataLoader(job.shards, batch_size=job.batch_size, shuffle=job.train, pipeline=pipeline, **workers)
+    loader = DataLoader(job.shards, batch_size=job.batch_size, shuffle=job.train, pipeline=pipeline, **workers)
     for epoch in range(len(job.sizes)):
         loader.set_epoch(epoch)
         yield loader

@@ -5,6 +5,7 @@ Lines that begin with MARK are for the parent: one when the warm pass has ended,
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import json
 import sys
@@ -12,6 +13,7 @@ import time
 from typing import Any
 
 import numpy as np
+import psutil
 import torch
 from PIL import Image
 
@@ -35,7 +37,8 @@ def measure(contestant: Any, job: Job) -> dict[str, Any]:
         job: what to do.
 
     Returns:
-        samples: of the timed passes (all but the first); seconds: of these; first_batch: seconds from the making of the
+        samples: of the timed passes (all but the first); seconds: of these; cpu: seconds of processor time that the
+        process and its descendants took for them; first_batch: seconds from the making of the
         loader to its first batch; first_batch_at: the same moment as `time.time()`; difference: mean absolute
         difference to Pillow's resize in levels, or None where windows are random.
 
@@ -44,7 +47,7 @@ def measure(contestant: Any, job: Job) -> dict[str, Any]:
     """
     ends: list[float] = []
     first: tuple[Any, Any] | None = None
-    first_batch = first_batch_at = 0.0
+    first_batch = first_batch_at = spent = 0.0
     seen: list[list[Any]] = []
     begin = time.perf_counter()
     for size, batches in zip(job.sizes, contestant.passes(job), strict=True):
@@ -54,19 +57,22 @@ def measure(contestant: Any, job: Job) -> dict[str, Any]:
                 first_batch, first_batch_at = time.perf_counter() - begin, time.time()
             if images is not None:
                 _check(images, size)
-            labels.append(np.array(numbers).reshape(-1))
+            labels.append(np.array(torch.as_tensor(numbers)).reshape(-1))
             if first is None and images is not None and not job.train:
                 first = _channels_last(images[:_COMPARED]).numpy().copy(), labels[0]
         seen.append(labels)
         ends.append(time.perf_counter())
         if len(ends) == 1:
+            spent = _processor_time()
             _tell({"warm": True})
+    spent = _processor_time() - spent
     count = len(job.files())
     for number, labels in enumerate(seen):
         _check_labels(np.concatenate(labels), count, number)
     return {
         "samples": count * (len(ends) - 1),
         "seconds": ends[-1] - ends[0],
+        "cpu": spent,
         "first_batch": first_batch,
         "first_batch_at": first_batch_at,
         "difference": None if first is None else _difference(job, *first),
@@ -103,6 +109,16 @@ def _difference(job: Job, images: Any, labels: Any) -> float:
     if total / len(images) > _TOLERANCE:
         raise WrongWork(f"whole images differ from Pillow's by {total / len(images):.1f} levels in the mean")
     return total / len(images)
+
+
+def _processor_time() -> float:
+    """Seconds of this process and its descendants, also of those that have ended."""
+    total = 0.0
+    this = psutil.Process()
+    for process in (this, *this.children(recursive=True)):
+        with contextlib.suppress(psutil.Error):
+            total += sum(process.cpu_times()[:4])  # user and system, own and of children that were waited for
+    return total
 
 
 def _tell(message: dict[str, Any]) -> None:
