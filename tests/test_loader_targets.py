@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 import webdataset
+from PIL import Image
 from torch.utils.data import Dataset, IterableDataset
 from torchvision import tv_tensors
 from torchvision.datasets import CocoDetection
@@ -410,7 +411,47 @@ def test_classes_are_mixed(tmp_path: Path) -> None:
             torch.testing.assert_close(targets.sum(1), torch.ones(len(images)))
 
 
+class Answers(Dataset[Any]):
+    """Images with targets of any kind."""
+
+    def __init__(self, answer: Any) -> None:
+        self.answer = answer
+
+    def __len__(self) -> int:
+        return 8
+
+    def __getitem__(self, number: int) -> Any:
+        return np.full((40, 50, 3), 30 * number, np.uint8), self.answer(number)
+
+
+@pytest.mark.parametrize("mixing", [MixUp(alpha=1.0), CutMix(alpha=1.0)])
+def test_shares_of_classes_are_mixed(mixing: Any) -> None:
+    (batch,) = loader(Answers(torch.eye(8).__getitem__), batch_size=8, targets="cls", augment=[mixing])
+    assert batch.targets.shape == (8, 8)
+    torch.testing.assert_close(batch.targets.sum(1), torch.ones(8))
+    assert (batch.targets.amax(1) < 1).all()
+
+
+def test_a_mask_that_cannot_be_written_to_is_a_label_map() -> None:
+    classes = np.arange(2000, dtype=np.uint8).reshape(40, 50) % 7
+    pictures = [Image.fromarray(classes), np.frombuffer(classes.tobytes(), np.uint8).reshape(40, 50), classes]
+    given = [next(iter(loader(Answers(lambda _, one=one: one), batch_size=8))).targets for one in pictures]
+    for targets in given:
+        torch.testing.assert_close(targets, given[-1])
+    (turned,) = loader(Answers(lambda _: classes[:, ::-1]), batch_size=8)
+    assert turned.targets.unique().tolist() == given[-1].unique().tolist()
+
+
 # What is refused
+
+
+@pytest.mark.parametrize(
+    ("answer", "got"), [(lambda n: {"y": n}, "list"), (lambda n: (n, n), "tuple"), (str, "list"), (None, None)]
+)
+def test_images_are_not_mixed_without_their_targets(answer: Any, got: str | None) -> None:
+    under_test = loader(Answers(answer or torch.eye(8).long().__getitem__), targets="cls", augment=[MixUp()])
+    with pytest.raises(TargetError, match=rf"mixed images need targets that can be mixed.*got {got or 'torch.int64'}"):
+        next(iter(under_test))
 
 
 def test_wrong_targets_name_the_sample(coco: rf.sources.Coco, tmp_path: Path) -> None:

@@ -78,6 +78,12 @@ def test_short_forms(tmp_path: Path, text: str, field: str, value: object) -> No
     assert getattr(Pipeline.from_yaml(written(tmp_path, text)), field) == value
 
 
+def test_policies_of_kornia_have_names(tmp_path: Path) -> None:
+    text = "resolution: 224\naugment:\n  - rand_augment: {n: 2, m: 9}\n  - trivial_augment\n"
+    operations = Pipeline.from_yaml(written(tmp_path, text)).augment
+    assert [type(one).__name__ for one in operations] == ["RandAugment", "TrivialAugment"]
+
+
 @pytest.mark.parametrize("path", sorted(PIPELINES.glob("*.yaml")), ids=lambda path: path.name)
 def test_the_ready_pipelines_are_valid(path: Path) -> None:
     assert isinstance(Pipeline.from_yaml(path), Pipeline)

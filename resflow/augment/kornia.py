@@ -85,6 +85,11 @@ class Augment:
             for operation in self.operations
         )
 
+    @property
+    def mixes(self) -> bool:
+        """Whether images are mixed with one another, so that targets must be mixed with them."""
+        return any(isinstance(operation, _MIXINGS) for operation in self.operations)
+
     def __call__(
         self,
         images: torch.Tensor,

@@ -44,7 +44,10 @@ class Mosaic:
     def check(self, *, spatial: bool) -> None:
         """See `Mixing`."""
         if not spatial:
-            raise ConfigError("Mosaic needs boxes, masks or label maps. For classes of images, use MixUp or CutMix.")
+            raise ConfigError(
+                "Mosaic needs boxes, masks or label maps. Set Pipeline(targets=Targets()) where the dataset has "
+                "them; for classes of images, use MixUp or CutMix."
+            )
 
     def __call__(self, state: Augmented, options: Targets, generator: torch.Generator) -> Augmented:
         """See `Mixing`."""

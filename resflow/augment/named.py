@@ -25,12 +25,12 @@ def named_operation(name: str, fields: Mapping[str, Any]) -> Any:
     Raises:
         ConfigError: there is no augmentation of that name, or it refuses its arguments.
     """
-    import kornia.augmentation
+    import kornia.augmentation.auto
 
     import resflow.augment
 
     kinds = {own: getattr(resflow.augment, own) for own in _OWN}
-    modules = vars(kornia.augmentation)
+    modules = vars(kornia.augmentation) | vars(kornia.augmentation.auto)
     kinds |= {kind: cls for kind, cls in modules.items() if isinstance(cls, type) and kind not in kinds}
     plain = {_plain(kind): kind for kind in kinds}
     if _plain(name) not in plain:

@@ -11,7 +11,7 @@ import torch
 from torch.utils.data import get_worker_info
 
 from resflow.batch import Batch
-from resflow.errors import ResflowError
+from resflow.errors import ResflowError, TargetError
 from resflow.pipeline import Pipeline
 from resflow.runtime.labels import PixelClasses
 from resflow.targets import Instances, Targets, hand_out
@@ -84,8 +84,19 @@ class Finish:
         known: Any = None  # else something of the dataset's own, which stays as it is
         if isinstance(targets, PixelClasses):
             known = targets.classes
-        elif isinstance(targets, Instances) or (isinstance(targets, torch.Tensor) and targets.ndim == 1):
+        elif isinstance(targets, Instances) or _are_classes(targets):
             known = targets
+        elif targets is not None and self._augment.mixes:
+            got = (
+                f"{targets.dtype} {list(targets.shape)}"
+                if isinstance(targets, torch.Tensor)
+                else type(targets).__name__
+            )
+            raise TargetError(
+                "mixed images need targets that can be mixed: classes int64 [B], shares of classes float [B, C], "
+                f"objects or label maps; got {got} for the batch. Have the dataset give one of these, or take MixUp, "
+                "CutMix, Mosaic and CopyPaste out of Pipeline.augment."
+            )
         augmented = self._augment(
             batch.images,
             known,
@@ -114,6 +125,13 @@ class Finish:
         if isinstance(targets, Instances):
             return hand_out(targets, self._options, (height, width))
         return targets.classes.long() if isinstance(targets, PixelClasses) else targets
+
+
+def _are_classes(targets: Any) -> bool:
+    """Whether targets are one number for each image, or shares of classes."""
+    return isinstance(targets, torch.Tensor) and (
+        targets.ndim == 1 or (targets.ndim == 2 and targets.is_floating_point())
+    )
 
 
 def as_it_is(batch: Any) -> Any:

@@ -44,7 +44,8 @@ def place_label_maps(maps: Sequence[LabelMap | None], geometry: Geometry, option
     output = torch.full((len(maps), *geometry.output_size), options.ignore_index, dtype=dtype)
     for place, classes in enumerate(decoded):
         if classes is not None:
-            plane = torch.from_numpy(classes).to(dtype)[None]
+            # PIL and memory maps give arrays that cannot be written to, and views may be turned around.
+            plane = torch.from_numpy(np.require(classes, requirements=("C", "W"))).to(dtype)[None]
             lookup = Lookup(geometry.matrix[place], sizes[place], geometry.output_size)
             output[place] = lookup.sample(plane, options.ignore_index)[0]
     return output

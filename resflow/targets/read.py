@@ -168,7 +168,7 @@ def _from_tensors(value: Mapping[str, Any], image_id: int | None, pairs: Keypoin
     count = len(boxes)
     crowd = _array(value.get("iscrowd", np.zeros(count)), "iscrowd", np.float64)
     area = _array(value["area"], "area", np.float64) if "area" in value else (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)
-    masks = _array(value["masks"], "masks", np.uint8) if value.get("masks") is not None else None
+    masks = _mask_pixels(value["masks"]) if value.get("masks") is not None else None
     keypoints = _array(value["keypoints"], "keypoints", np.float64) if value.get("keypoints") is not None else None
     number = value.get("image_id", image_id)
     return Annotation(
@@ -254,6 +254,13 @@ def _array(value: Any, name: str, dtype: type[np.generic]) -> npt.NDArray[Any]:
     except (TypeError, ValueError) as error:
         expected = "whole numbers" if np.issubdtype(dtype, np.integer) else "numbers"
         raise TargetError(f"{name} must be a tensor of {expected}; got {_shown(value)} ({error})") from error
+
+
+def _mask_pixels(value: Any) -> npt.NDArray[Any]:
+    """uint8 [N, h, w], not 0 where the objects are; not copied where given as bytes."""
+    array = np.asarray(value.detach().cpu() if hasattr(value, "detach") else value)
+    whole = array.dtype.kind in "iu" and array.dtype != np.uint8
+    return _array(array != 0 if whole else value, "masks", np.uint8)
 
 
 def _field(record: Any, name: str, place: int) -> Any:

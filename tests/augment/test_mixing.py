@@ -381,7 +381,11 @@ def test_targets_that_cannot_be_mixed_are_refused(operation: Any, targets: Any, 
         (lambda: MixUp(1.0, 0), "MixUp.num_classes must be a whole number above 0"),
         (lambda: Mosaic(1.2), r"Mosaic.p must be a probability in \[0, 1\]; got 1.2"),
         (lambda: CopyPaste(Ramp(0, 2)), "CopyPaste.p must be a probability"),
-        (lambda: Augment([CopyPaste()]).check(spatial=False), "CopyPaste needs masks or label maps"),
+        (
+            lambda: Augment([CopyPaste()]).check(spatial=False),
+            r"CopyPaste needs masks or label maps. Set Pipeline\(targets=Targets\(masks=True\)\)",
+        ),
+        (lambda: Augment([Mosaic()]).check(spatial=False), r"Mosaic needs .*Set Pipeline\(targets=Targets\(\)\)"),
     ],
 )
 def test_wrong_values_are_refused(make: Any, message: str) -> None:

@@ -117,6 +117,15 @@ def test_torchvision_dicts() -> None:
     assert (len(none), none.image_id) == (0, 3)
 
 
+@pytest.mark.parametrize("dtype", [torch.bool, torch.uint8, torch.int64, torch.int16])
+def test_masks_of_any_whole_numbers(dtype: torch.dtype) -> None:
+    masks = torch.zeros(1, 6, 8, dtype=dtype)
+    masks[:, 2:4, 3:7] = 1 if dtype in (torch.bool, torch.uint8) else 256  # which is 0 in a byte
+    got = annotation_from({"boxes": [[3, 2, 7, 4]], "labels": [1], "masks": masks})
+    assert got.masks is not None
+    np.testing.assert_array_equal(got.masks[0], (masks[0] != 0).numpy().astype(np.uint8))
+
+
 @pytest.mark.parametrize(("form", "boxes"), [("XYXY", [2, 3, 6, 9]), ("XYWH", [2, 3, 4, 6]), ("CXCYWH", [4, 6, 4, 6])])
 def test_boxes_of_tv_tensors(form: str, boxes: list[int]) -> None:
     value = tv_tensors.BoundingBoxes(torch.tensor([boxes]), format=form, canvas_size=(20, 20))  # type: ignore[call-overload]
@@ -163,6 +172,10 @@ def test_pascal_voc() -> None:
         ({"boxes": torch.zeros(2, 4), "labels": torch.zeros(2)}, "labels must be a tensor of whole numbers"),
         ({"boxes": torch.zeros(2, 4), "labels": torch.zeros(3).long()}, r"labels must be int64 \[2\]; got int64 \[3\]"),
         ({"boxes": [["a"] * 4], "labels": [1]}, "boxes must be a tensor of numbers"),
+        (
+            {"boxes": torch.zeros(1, 4), "labels": [1], "masks": torch.zeros(1, 3, 3)},
+            "masks must be a tensor of whole numbers",
+        ),
         (voc(), "Pascal VOC annotations name their classes, and no class numbers were given"),
     ],
 )
