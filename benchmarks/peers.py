@@ -138,7 +138,7 @@ class Bench:
     def _prepare(self, task: str, contestant: Contestant, job: Job) -> bool:
         """Write the images in a contestant's own format, once."""
         ready = Path(job.folder) / f"{contestant.module}.ready"
-        if not ready.exists():
+        if contestant.own_format and not ready.exists():
             own = job.own(contestant.module)
             try:
                 if own.exists():

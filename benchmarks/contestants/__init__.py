@@ -22,6 +22,7 @@ class Contestant:
         requires: packages of its environment; none: it runs in the project's own.
         system: Debian packages that it needs besides.
         options: handed to the module, `Job.options`.
+        own_format: the module has `prepare`.
         peer: another project's loader, which Resflow is held against; not Resflow, nor a limit.
     """
 
@@ -31,6 +32,7 @@ class Contestant:
     requires: tuple[str, ...] = ()
     system: tuple[str, ...] = ()
     options: dict[str, Any] = field(default_factory=dict)
+    own_format: bool = False
     peer: bool = True
 
 
@@ -48,13 +50,18 @@ CONTESTANTS = {
         ),
         Contestant("webdataset", "webdataset", "webdataset WebLoader, decode_jpeg, transforms.v2 on tensors"),
         Contestant(
-            "litdata", "litdata", "LitData StreamingDataLoader, decode_jpeg, transforms.v2 on tensors", ("litdata",)
+            "litdata",
+            "litdata",
+            "LitData StreamingDataLoader, decode_jpeg, transforms.v2 on tensors",
+            ("litdata",),
+            own_format=True,
         ),
         Contestant(
             "streaming",
             "streaming",
             "mosaicml-streaming, MDS of JPEG bytes, decode_jpeg, transforms.v2 on tensors",
             ("mosaicml-streaming",),
+            own_format=True,
         ),
         Contestant("dali-cpu", "dali", "NVIDIA DALI on the CPU, image_random_crop and resize"),
         Contestant(
@@ -62,14 +69,29 @@ CONTESTANTS = {
             "ffcv",
             "FFCV, JPEG mode",
             ("ffcv",),
+            own_format=True,
             system=("pkg-config", "libopencv-dev", "libturbojpeg0-dev"),
         ),
         Contestant(
             "spdl", "spdl", "SPDL, FFmpeg decode, crop and scale", ("spdl",), system=("libavdevice59", "libavfilter8")
         ),
         Contestant("timm", "timm", "timm create_loader (PIL), before its normalisation", ("timm",)),
-        Contestant("resflow-threads", "resflow", "Resflow, num_workers=0", options={"workers": False}, peer=False),
-        Contestant("resflow-workers", "resflow", "Resflow, worker processes", options={"workers": True}, peer=False),
+        Contestant(
+            "resflow-threads",
+            "resflow",
+            "Resflow, num_workers=0",
+            options={"workers": False},
+            own_format=True,
+            peer=False,
+        ),
+        Contestant(
+            "resflow-workers",
+            "resflow",
+            "Resflow, worker processes",
+            options={"workers": True},
+            own_format=True,
+            peer=False,
+        ),
         Contestant(
             "decode-full", "raw", "limit: libjpeg-turbo decodes all pixels, nothing else", options={}, peer=False
         ),

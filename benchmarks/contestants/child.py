@@ -47,15 +47,13 @@ def run(python: Path, arguments: list[str], log: Path) -> dict[str, Any]:
     environment = os.environ | {"PYTHONPATH": f"{here}{os.pathsep}{here.parent}", "PYTHONUNBUFFERED": "1"}
     result: dict[str, Any] = {}
     started = time.time()
-    with log.open("w") as errors:
-        process = subprocess.Popen(
-            [str(python), "-m", "contestants.run", *arguments],
-            stdout=subprocess.PIPE,
-            stderr=errors,
-            text=True,
-            env=environment,
-            start_new_session=True,
-        )
+    command = [str(python), "-m", "contestants.run", *arguments]
+    with (
+        log.open("w") as errors,
+        subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=errors, text=True, env=environment, start_new_session=True
+        ) as process,
+    ):
         memory, late = _Memory(process.pid), threading.Timer(_LIMIT, _end, [process])
         late.start()
         memory.start()

@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import psutil
-import torch
 from PIL import Image
 
 from contestants.job import Job
@@ -57,9 +56,9 @@ def measure(contestant: Any, job: Job) -> dict[str, Any]:
                 first_batch, first_batch_at = time.perf_counter() - begin, time.time()
             if images is not None:
                 _check(images, size)
-            labels.append(np.array(torch.as_tensor(numbers)).reshape(-1))
+            labels.append(_array(numbers).reshape(-1))
             if first is None and images is not None and not job.train:
-                first = _channels_last(images[:_COMPARED]).numpy().copy(), labels[0]
+                first = _channels_last(_array(images[:_COMPARED])), labels[0]
         seen.append(labels)
         ends.append(time.perf_counter())
         if len(ends) == 1:
@@ -80,8 +79,8 @@ def measure(contestant: Any, job: Job) -> dict[str, Any]:
 
 
 def _check(images: Any, size: int) -> None:
-    shape, dtype = tuple(images.shape[1:]), images.dtype
-    if dtype != torch.uint8 or shape not in ((3, size, size), (size, size, 3)):
+    shape, dtype = tuple(images.shape[1:]), str(images.dtype)
+    if dtype not in ("torch.uint8", "uint8") or shape not in ((3, size, size), (size, size, 3)):
         raise WrongWork(f"a batch must be uint8 [B,3,{size},{size}] or [B,{size},{size},3]; got {dtype} {list(shape)}")
 
 
@@ -94,8 +93,13 @@ def _check_labels(labels: Any, count: int, number: int) -> None:
         )
 
 
-def _channels_last(images: torch.Tensor) -> torch.Tensor:
-    return images if images.shape[-1] == 3 else images.permute(0, 2, 3, 1)
+def _array(values: Any) -> Any:
+    """A copy, so that no memory that workers share is held."""
+    return np.array(values.numpy() if hasattr(values, "numpy") else values)
+
+
+def _channels_last(images: Any) -> Any:
+    return images if images.shape[-1] == 3 else images.transpose(0, 2, 3, 1)
 
 
 def _difference(job: Job, images: Any, labels: Any) -> float:
@@ -130,8 +134,7 @@ def main() -> None:
     module, path, *rest = sys.argv[1:]
     contestant, job = importlib.import_module(f"contestants.{module}"), Job.load(path)
     if rest:
-        if hasattr(contestant, "prepare"):
-            contestant.prepare(job, job.own(module))
+        contestant.prepare(job, job.own(module))
         return
     _tell(measure(contestant, job))
 
