@@ -33,6 +33,7 @@ class Batch:
         resolution: side in pixels of the square of about equal area that the schedule gave.
         seed: what was drawn for the batch as a whole follows from it.
         mixed: whether images were mixed with others of the batch, so that `transform` tells only part of them.
+        keypoint_pairs: places of left and right keypoints, which swapped names in images that were mirrored.
     """
 
     images: torch.Tensor
@@ -45,6 +46,7 @@ class Batch:
     resolution: int
     seed: int = 0
     mixed: bool = False
+    keypoint_pairs: KeypointPairs = ()
 
     def __iter__(self) -> Iterator[Any]:
         return iter((self.images, self.targets))
@@ -67,7 +69,7 @@ class Batch:
         masks: Ragged | None = None,
         keypoints: Ragged | None = None,
         clip: bool = True,
-        keypoint_pairs: KeypointPairs = (),
+        keypoint_pairs: KeypointPairs | None = None,
     ) -> Any:
         """Take what a model found in this batch to the pixels of the source images.
 
@@ -81,7 +83,8 @@ class Batch:
                 floating probabilities and logits by interpolation.
             keypoints: B tensors [N, K, 2] or [N, K, 3], or one [B, N, K, 2 or 3]; a third column is kept.
             clip: whether boxes are cut at the source image's borders.
-            keypoint_pairs: places of left and right keypoints, which swap names in images that were mirrored.
+            keypoint_pairs: places of left and right keypoints, which take their names back where images were mirrored;
+                None takes those of the batch's own targets.
 
         Returns:
             The same in source pixels, on the same device: a list of B dicts or tensors, or one tensor where one was
@@ -103,14 +106,14 @@ class Batch:
                 "a mixed batch cannot be inverted: its images show parts of several source images. Evaluate without "
                 "mixing, as Pipeline.evaluation() does."
             )
-        geometry = self.geometry
+        geometry, pairs = self.geometry, self.keypoint_pairs if keypoint_pairs is None else keypoint_pairs
         if predictions is not None:
-            return invert_predictions(predictions, geometry, clip=clip, pairs=keypoint_pairs)
+            return invert_predictions(predictions, geometry, clip=clip, pairs=pairs)
         if boxes is not None:
             return invert_boxes(boxes, geometry, clip=clip)
         if masks is not None:
             return invert_masks(masks, geometry)
-        return invert_keypoints([] if keypoints is None else keypoints, geometry, pairs=keypoint_pairs)
+        return invert_keypoints([] if keypoints is None else keypoints, geometry, pairs=pairs)
 
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Batch:
         """The same batch with all of its tensors on a device."""

@@ -262,9 +262,10 @@ def _read_augment(node: Node) -> tuple[Any, ...]:
 
     operations = []
     for element in node.elements("augment"):
-        name, fields = element.named("operation")
+        name, nodes = element.named("operation")
+        fields = {key: _magnitude(node) for key, node in nodes.items()}
         try:
-            operations.append(named_operation(name, {key: _magnitude(value) for key, value in fields.items()}))
+            operations.append(named_operation(name, fields))
         except ConfigError as error:
             raise element.error(f"{name}: {error}") from error
     return tuple(operations)

@@ -167,6 +167,10 @@ def check_pass(batches: list[rf.Batch], dataset: Any) -> None:
             assert one.max() <= LARGEST, f"sample {number}: {one.max()}"
 
 
+STAY = pytest.mark.filterwarnings("ignore:the dataset's targets hold boxes, which stay:UserWarning")
+
+
+@STAY
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_pass_holds_each_sample_its_target_and_its_pixels(kind: str, tmp_path: Path) -> None:
     dataset = make(kind, tmp_path)
@@ -177,6 +181,7 @@ def test_a_pass_holds_each_sample_its_target_and_its_pixels(kind: str, tmp_path:
         same(one, other)
 
 
+@STAY
 def test_a_spawned_worker_gives_the_same(tmp_path: Path) -> None:
     dataset = make("detection", tmp_path)
     spawned = loader(dataset, num_workers=1, multiprocessing_context="spawn")
@@ -209,6 +214,7 @@ def test_a_datasets_own_transform_stays_and_geometry_starts_at_its_pixels(tmp_pa
         assert batch.source_size.tolist() == [[36, 36]] * len(batch)
 
 
+@STAY
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("kind", ["folder", "pil", "detection"])
 def test_resume_at_every_batch_gives_the_rest(kind: str, workers: int, tmp_path: Path) -> None:

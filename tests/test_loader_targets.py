@@ -483,6 +483,26 @@ class Mixed(Dicts):
         return image, LabelMap.from_array(np.zeros(image.shape[:2], np.uint8)) if number == 5 else whole
 
 
+def test_boxes_that_stay_behind_are_warned_of() -> None:
+    with pytest.warns(
+        UserWarning, match=r"stay in the pixels of the source images\. Set Pipeline\(targets=rf\.Targets"
+    ):
+        next(iter(loader(Dicts(), targets="cls")))
+
+
+def test_keypoints_of_mirrored_images_take_their_names_back(coco: rf.sources.Coco) -> None:
+    mirrored = next(iter(loader(coco, views=[rf.views.HorizontalFlip(1.0)])))
+    plain = {
+        target["image_id"]: target["keypoints"] for batch in loader(coco) for target in batch.invert(batch.targets)
+    }
+    assert mirrored.keypoint_pairs == ((0, 1), (3, 2)) or mirrored.keypoint_pairs == ((0, 1), (2, 3))
+    for home in mirrored.invert(mirrored.targets):
+        torch.testing.assert_close(home["keypoints"], plain[home["image_id"]], rtol=0, atol=0.01)
+    unswapped = mirrored.invert(mirrored.targets, keypoint_pairs=())
+    wrong = [(home["keypoints"] - plain[home["image_id"]]).abs().amax() for home in unswapped]
+    assert min(wrong) > 1  # the check sees names that were not taken back
+
+
 def test_targets_of_two_kinds_are_refused() -> None:
     with pytest.raises(TargetError, match=r"one kind; got LabelMap beside Annotation"):
         list(loader(Mixed(), batch_size=12))

@@ -67,7 +67,8 @@ class Finish:
             images = pipeline.normalize(images, pipeline.dtype)
         elif pipeline.augment:
             images = images.to(pipeline.dtype)
-        batch = dataclasses.replace(batch, images=images, targets=self._handed_out(batch))
+        pairs = batch.targets.keypoint_pairs if isinstance(batch.targets, Instances) else ()
+        batch = dataclasses.replace(batch, images=images, targets=self._handed_out(batch), keypoint_pairs=pairs)
         return batch if self.collate is None else self.collate(batch)
 
     @property

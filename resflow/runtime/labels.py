@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -79,7 +80,10 @@ def sample_target(members: Mapping[str, Any], target: object, spec: Spec) -> obj
         if isinstance(value, bytes | memoryview):
             return annotation_from_json(bytes(value)) if name.endswith("json") else LabelMap(value)
         target = value
-    return target if isinstance(spec, str) else _spatial(target)
+    if isinstance(spec, str):
+        _warn_of_places(target)
+        return target
+    return _spatial(target)
 
 
 def batch_targets(values: Sequence[object], samples: Sequence[Sample], geometry: Geometry, spec: Spec) -> Any:
@@ -143,6 +147,17 @@ def _spatial_member(members: Mapping[str, Any]) -> str:
     if not maps and "png" in members and any(name in members for name in IMAGE_EXTENSIONS if name != "png"):
         maps = ["png"]
     return "json" if "json" in members or len(maps) != 1 else maps[0]
+
+
+def _warn_of_places(target: object) -> None:
+    """Say once that boxes of a dataset's own form are not moved along with the pixels."""
+    one = target[0] if isinstance(target, list) and target else target
+    if isinstance(one, Mapping) and ("boxes" in one or "bbox" in one):
+        warnings.warn(
+            "the dataset's targets hold boxes, which stay in the pixels of the source images. Set "
+            "Pipeline(targets=rf.Targets()) to have them follow the images, or move them by batch.transform.",
+            stacklevel=2,
+        )
 
 
 def _spatial(target: object) -> object:

@@ -68,6 +68,11 @@ class Yolo(AnnotatedSource):
         files = Files(os.fspath(root), [str(path) for path in paths], upright)
         sizes, problems = measured_sizes(files, root.name)
         pages = [texts / path.with_suffix(".txt") for path in paths]
+        if paths and not any(page.is_file() for page in pages):
+            raise ConfigError(
+                f"{texts} has a text file for none of the {len(paths)} images in {root}; expected {pages[0].name} and "
+                "the like. Check the folder of labels; an image without objects alone needs no file."
+            )
         found: list[Found] = []
         for place, page in enumerate(pages):
             height, width = sizes[place].tolist()

@@ -192,7 +192,8 @@ def _floating(tensor: torch.Tensor) -> torch.dtype:
 def _check_count(name: str, values: Any, geometry: Geometry) -> None:
     if not isinstance(values, Sequence | torch.Tensor) or len(values) != len(geometry):
         got = f"{len(values)}" if isinstance(values, Sequence | torch.Tensor) else type(values).__name__
-        raise TargetError(f"{name} must be one for each of the batch's {len(geometry)} images; got {got}")
+        way_out = ' For padded targets give boxes=batch.targets["boxes"].' if isinstance(values, Mapping) else ""
+        raise TargetError(f"{name} must be one for each of the batch's {len(geometry)} images; got {got}.{way_out}")
 
 
 def _check_shapes(

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from resflow.errors import ConfigError, TargetError
 from resflow.sources import Source, Yolo
@@ -118,3 +119,11 @@ def test_wrong_arguments(tmp_path: Path) -> None:
     with pytest.raises(TargetError, match="expected lines of text"):
         Yolo(*folders)
     assert len(Yolo(*folders, on_error="drop")) == 1
+
+
+def test_a_folder_without_a_single_label_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    (tmp_path / "labels").mkdir()
+    Image.new("RGB", (20, 10)).save(tmp_path / "images" / "a.png")
+    with pytest.raises(ConfigError, match=r"a text file for none of the 1 images .*expected a\.txt .*Check the folder"):
+        Yolo(tmp_path / "images", tmp_path / "labels")
