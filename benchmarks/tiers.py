@@ -33,14 +33,15 @@ SIDES = (96, 160, 192, 256, 288)
 SETS: dict[str, dict[str, Any]] = {
     "RandomResizedCrop 128": {
         "resolution": 128,
+        "stride": 128,
         "views": [rf.views.RandomResizedCrop(scale=(0.25, 1.0)), rf.views.HorizontalFlip()],
     },
-    "val 160": {"resolution": 160, "fit": rf.Fit.stretch()},
+    "val 160": {"resolution": 160, "stride": 160, "fit": rf.Fit.stretch()},
 }
 
 
 def loader(pattern: str, settings: dict[str, Any], quality: float | None, workers: int) -> Any:
-    pipeline = rf.Pipeline(buckets=1, stride=1, normalize=None, tier_quality=quality, **settings)
+    pipeline = rf.Pipeline(buckets=1, normalize=None, tier_quality=quality, **settings)
     return rf.DataLoader(
         pattern, batch_size=64, shuffle=True, num_workers=workers, pipeline=pipeline, persistent_workers=workers > 0
     )
