@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test test-slow test-gpu lint bench setup clean
+.PHONY: demo test test-slow test-gpu lint bench bench-peers setup clean
 
 demo: $(READY)  ## Draw a dataset, index, plan, train, evaluate; DATA=folder (PATTERN=regex) for your own images
 	$(BIN)/resflow demo $(if $(DATA),--data "$(DATA)") $(if $(PATTERN),--label-pattern '$(PATTERN)') $(DEMO_FLAGS)
@@ -26,6 +26,9 @@ bench: $(READY)  ## The planner's speed, the share of padding, what becomes of o
 	$(BIN)/python benchmarks/plan.py
 	$(BIN)/python benchmarks/padding.py
 	$(BIN)/python benchmarks/shapes.py
+
+bench-peers: $(READY)  ## Resflow beside other loaders, each in an environment of its own (hours; PEERS_FLAGS=--quick)
+	$(BIN)/python benchmarks/peers.py --json benchmarks/results/peers.json --plot benchmarks/results/peers.png $(PEERS_FLAGS)
 
 setup: $(READY)
 
