@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+import fsspec
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
@@ -27,6 +28,7 @@ from resflow.plan.tiers import ORIGINAL, choose_tiers, on_tier, tier_size
 from resflow.sources import ShardSource, build_index, index_path, open_index, write_index, write_shards
 from resflow.sources.base import TieredSource
 from resflow.sources.index_file import write_arrow
+from resflow.sources.remote import find_index
 from resflow.sources.tier_images import shrink
 from resflow.sources.tier_writer import make_tiers
 from resflow.sources.tiers import ABSENT, tier_shard, tiers_path
@@ -504,3 +506,35 @@ def test_a_tier_of_other_samples_is_not_indexed(pattern: str, tmp_path: Path) ->
             make_tiers(pattern, SIDES, workers=1)
     assert make_tiers(pattern, SIDES, workers=1, overwrite=True).made == (3, 3)
     assert len(open_index(pattern)) == 30
+
+
+def test_tiers_in_a_remote_store(source: ShardSource, pattern: str, tmp_path: Path) -> None:
+    store = fsspec.filesystem("memory")
+    folder = f"/tiers-{tmp_path.parent.name}"
+    for path in tmp_path.rglob("*"):
+        if path.is_file():
+            store.pipe_file(f"{folder}/{path.relative_to(tmp_path)}", path.read_bytes())
+    url = f"memory:/{folder}/{Path(pattern).name}"
+    remote = find_index(url)
+    assert remote is not None
+    wanted, tier = plan(source)
+    for one, other in zip(
+        source.read_tiers(wanted, tier, members=True),
+        pickle.loads(pickle.dumps(remote)).read_tiers(wanted, tier, members=True),
+        strict=True,
+    ):
+        assert one.key == other.key
+        assert {k: bytes(v) for k, v in one.members.items()} == {k: bytes(v) for k, v in other.members.items()}
+        assert bytes(one.image) == bytes(other.image)
+    store.rm_file(f"{folder}/tier-24/train-000000.tar")
+    with pytest.raises(ShardError, match=r"memory:/.*/tier-24/train-000000\.tar.*cannot be read"):
+        remote.read_tiers(wanted, tier, members=True)
+    stale = find_index(url)
+    store.pipe_file(f"{folder}/{tiers_path(index_path(pattern)).name}", b"not an index")
+    assert stale is not None
+    with pytest.raises(IndexFileError, match=r"^memory:/.*\.tiers\.arrow: the tiers' index is damaged"):
+        stale.open_tiers()
+    store.rm_file(f"{folder}/{tiers_path(index_path(pattern)).name}")
+    without = find_index(url)
+    assert without is not None
+    assert without.open_tiers() is None
