@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from resflow.sources.recognised import RecognisedSource, dataset_source, recognise
     from resflow.sources.sharding import source_samples
     from resflow.sources.shards import ShardSource
+    from resflow.sources.store import Store
+    from resflow.sources.stream import ShardStream
     from resflow.sources.voc import Voc
     from resflow.sources.writer import LabelledImages, class_folder_samples, labelled_files, write_shards
     from resflow.sources.yolo import Yolo
@@ -40,7 +42,9 @@ __all__ = [
     "Sample",
     "ShardIndex",
     "ShardSource",
+    "ShardStream",
     "Source",
+    "Store",
     "Voc",
     "Yolo",
     "build_index",
@@ -73,7 +77,9 @@ _HOME = {
     "Sample": "base",
     "ShardIndex": "index_file",
     "ShardSource": "shards",
+    "ShardStream": "stream",
     "Source": "base",
+    "Store": "store",
     "Voc": "voc",
     "Yolo": "yolo",
     "build_index": "index_file",

@@ -1,4 +1,4 @@
-"""Samples out of indexed tar shards in a remote store, by range requests.
+"""Samples out of indexed tar shards in a remote store, by range requests, or out of a cache of whole shards.
 
 The index lies beside the shards under the name that `resflow index` gave it, and is downloaded once.
 """
@@ -9,7 +9,9 @@ import os
 import shutil
 import tempfile
 import weakref
+from collections import OrderedDict
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -17,19 +19,29 @@ import numpy as np
 import numpy.typing as npt
 
 from resflow.errors import ConfigError, IndexFileError, ShardError
+from resflow.sources.addresses import shown, split_query
+from resflow.sources.cache import ShardCache
+from resflow.sources.fetch import Fetcher
+from resflow.sources.filling import Filler
 from resflow.sources.index_file import open_index_file
 from resflow.sources.paths import Shards, index_path
 from resflow.sources.pieces import Run
+from resflow.sources.pins import Pins
 from resflow.sources.shards import ShardSource
-from resflow.sources.stream import remote_failure, remote_files, stream_names
+from resflow.sources.store import Store
+from resflow.sources.stream import stream_names
 from resflow.sources.tiers import Tiers, open_tiers, tiers_path
 
+_COMMAND = "resflow index where the shards lie, and copy the index beside them"
+_OPEN = 64  # shards in the cache that are held open
 
-def find_index(shards: Shards) -> RemoteShardSource | None:
+
+def find_index(shards: Shards, store: Store | None = None) -> RemoteShardSource | None:
     """The source of shards at a URL, if their index lies beside them.
 
     Args:
         shards: a URL with braces, or a sequence of URLs.
+        store: how they are read.
 
     Returns:
         The source, or None where there is no index.
@@ -39,66 +51,110 @@ def find_index(shards: Shards) -> RemoteShardSource | None:
         ShardError: the store cannot be reached.
         IndexFileError: the index is damaged, of another version, or lists other shards.
     """
+    content = _index_content(index_url(shards), store or Store())
+    return None if content is None else RemoteShardSource(shards, store=store, content=content)
+
+
+def index_url(shards: Shards) -> str:
+    """Where the index of shards at URLs lies: in their folder; a query such as a signature is kept.
+
+    Args:
+        shards: a URL with braces, or a sequence of URLs.
+
+    Raises:
+        ConfigError: the shards lie in several folders, or their queries differ.
+    """
     patterns = [str(shards)] if isinstance(shards, str | Path) else [str(part) for part in shards]
-    folders = {pattern.rpartition("/")[0] for pattern in patterns}
-    if len(folders) > 1 or any(character in folder for folder in folders for character in "{*?["):
+    parts = [split_query(pattern) for pattern in patterns]
+    folders = {path.rpartition("/")[0] for path, _ in parts}
+    if len(folders) > 1 or any(character in folder for folder in folders for character in "{*["):
         raise ConfigError(
-            f"shards at URLs must lie in one folder; got {sorted(folders)[:3]}. Make one loader for each."
+            f"shards at URLs must lie in one folder; got {sorted(map(shown, folders))[:3]}. Make one loader for each."
         )
-    [folder] = folders
-    local = index_path([pattern.rpartition("/")[2] for pattern in patterns])
-    url = f"{folder}/{local.name}"
-    files = remote_files(url)
-    try:
-        content = files.cat_file(url)
-    except FileNotFoundError:
-        return None
-    except remote_failure() as error:
-        raise ShardError(
-            f"the index cannot be read: {error or type(error).__name__}. Check the address and the connection.",
-            shard=url,
-        ) from error
-    return RemoteShardSource(stream_names(shards), content, url)
+    queries = {query for _, query in parts}
+    if len(queries) != 1:
+        raise ConfigError(
+            "shards at URLs must have one query in common, under which their index is looked for; got "
+            f"{len(queries)} that differ. Sign their folder rather than each file."
+        )
+    [folder], [query] = folders, queries
+    return f"{folder}/{index_path([path.rpartition('/')[2] for path, _ in parts]).name}{query}"
 
 
 class RemoteShardSource(ShardSource):
     """Reads samples of tar shards at URLs by ranges of bytes, those of a batch side by side.
 
     Args:
-        shards: the shards' URLs.
-        content: the index file's bytes.
-        url: where they come from, for messages.
+        shards: a URL with braces, or a sequence of URLs.
+        store: how they are read, and whether they are kept.
+        content: the index file's bytes, if they are here already.
 
     Raises:
-        IndexFileError: the index is damaged, of another version, or lists other shards.
+        ConfigError: the shards lie in several folders, or a package for the store is missing.
+        ShardError: the store cannot be reached.
+        IndexFileError: there is no index; it is damaged, of another version, or lists other shards.
     """
 
-    def __init__(self, shards: Sequence[str], content: bytes, url: str) -> None:
+    def __init__(self, shards: Shards, *, store: Store | None = None, content: bytes | None = None) -> None:
+        self.store = store or Store()
+        url = index_url(shards)
+        if content is None:
+            content = _index_content(url, self.store)
+        if content is None:
+            raise IndexFileError(
+                f"there is no index of these shards. Run: {_COMMAND}; or stream them without: "
+                "rf.sources.ShardStream(urls, store=...).",
+                shard=shown(url),
+            )
         folder = Path(tempfile.mkdtemp(prefix="resflow-index-"))
         weakref.finalize(self, _remove, folder, os.getpid())
-        path = folder / url.rpartition("/")[2]
+        path = folder / split_query(url)[0].rpartition("/")[2]
         path.write_bytes(content)
-        command = "resflow index where the shards lie, and copy the index beside them"
-        index = open_index_file(path, command=command, check=False)
-        recorded, named = [shard.name for shard in index.shards], [shard.rpartition("/")[2] for shard in shards]
-        if recorded != named:
+        try:
+            index = open_index_file(path, command=_COMMAND, check=False)
+        except IndexFileError as error:
+            raise IndexFileError(error.message, shard=shown(url)) from error
+        self._urls, self._url = stream_names(shards), url
+        named = [split_query(shard)[0].rpartition("/")[2] for shard in self._urls]
+        if [shard.name for shard in index.shards] != named:
             raise IndexFileError(
-                f"the index is stale: it lists {len(recorded)} shards, the pattern names {len(named)}, and the lists "
-                f"differ. Run: {command}",
-                shard=url,
+                f"the index is stale: it lists {len(index.shards)} shards, the pattern names {len(named)}, and the "
+                f"lists differ. Run: {_COMMAND}",
+                shard=shown(url),
             )
-        self._urls, self._url = tuple(shards), url
+        self._cache = None if self.store.cache is None else ShardCache(Path(self.store.cache), self.store.cache_bytes)
+        self._fetcher = Fetcher(self.store, Pins(folder))
         super().__init__(index)
 
     def name(self, sample_id: int) -> tuple[str, str]:
-        """URL of the shard and key of a sample, for messages."""
-        return self._urls[int(self.index.shard[sample_id])], super().name(sample_id)[1]
+        """URL of the shard, without its secrets, and key of a sample, for messages."""
+        return shown(self._urls[int(self.index.shard[sample_id])]), super().name(sample_id)[1]
 
     def read_ahead(self, sample_ids: npt.NDArray[np.int64]) -> None:
         """Nothing: worker processes are what reads ahead."""
 
+    def fill_cache(self, timeout: float) -> None:
+        """Wait until the shards read so far are in the cache, as far as it takes them.
+
+        Args:
+            timeout: seconds to wait at most.
+        """
+        if self._filler is not None:
+            self._filler.join(timeout)
+
+    def close(self) -> None:
+        """Close connections and shards; a later read opens them again."""
+        if self._process == os.getpid():
+            if self._filler is not None:
+                self._filler.close()
+            if self._pool is not None:
+                self._pool.shutdown(wait=False, cancel_futures=True)
+            self._fetcher.close()
+        super().close()
+
     def __getstate__(self) -> dict[str, Any]:
-        return super().__getstate__() | {"_urls": self._urls, "_url": self._url}
+        names = ("store", "_urls", "_url", "_cache", "_fetcher")
+        return super().__getstate__() | {name: getattr(self, name) for name in names}
 
     def _ask_ahead(self, runs: Sequence[Run]) -> None:
         """Nothing, as above."""
@@ -107,57 +163,128 @@ class RemoteShardSource(ShardSource):
         path = self.shard_index.path
         if path is None:
             return None
-        folder = self._url.rpartition("/")[0]
-        url = f"{folder}/{tiers_path(path).name}"
-        try:
-            tiers_path(path).write_bytes(remote_files(url).cat_file(url))
-        except FileNotFoundError:
+        place, query = split_query(self._url)
+        folder = place.rpartition("/")[0]
+        url = f"{folder}/{tiers_path(path).name}{query}"
+        content = self._fetcher.read_whole(url)
+        if content is None:
             return None
-        except remote_failure() as error:
-            raise ShardError(
-                f"the tiers' index cannot be read: {error or type(error).__name__}. Check the address and the "
-                "connection.",
-                shard=url,
-            ) from error
+        tiers_path(path).write_bytes(content)
         try:
             tiers = open_tiers(self.shard_index, command=self._command, check=False)
         except IndexFileError as error:
-            raise IndexFileError(error.message, shard=url) from error
+            raise IndexFileError(error.message, shard=shown(url)) from error
         if tiers is not None:
             names = [shard.relative_to(path.parent).as_posix() for tier in tiers.shards for shard in tier]
-            self._urls += tuple(f"{folder}/{name}" for name in names)
+            self._urls += tuple(f"{folder}/{name}{query}" for name in names)
         return tiers
 
     def _reset(self) -> None:
         super()._reset()
-        self._files: Any = None
+        self._pool: ThreadPoolExecutor | None = None
+        self._filler: Filler | None = None
+        self._kept: OrderedDict[int, _Kept] = OrderedDict()
+        self._chosen = np.zeros(0, np.bool_)
 
     def _fetch(self, runs: Sequence[Run]) -> Iterator[bytes]:
         if self._process != os.getpid():
             self._reset()
-        if self._files is None:
-            self._files = remote_files(self._urls[0])
-        wanted = [self._urls[run.shard] for run in runs]
-        found = self._files.cat_ranges(
-            wanted, [run.start for run in runs], [run.end for run in runs], on_error="return"
-        )
-        for run, url, data in zip(runs, wanted, found, strict=True):
-            if isinstance(data, Exception):
-                if not isinstance(data, remote_failure()):
-                    raise data
+        with self._lock:
+            if self._pool is None:
+                self._pool = ThreadPoolExecutor(self.store.connections, thread_name_prefix="resflow-store")
+            if self._cache is not None and self._filler is None:
+                self._filler = Filler(self._fetcher, self._cache)
+        waiting = [self._pool.submit(self._run, run) for run in runs]
+        try:
+            for read in waiting:
+                yield read.result()
+        finally:
+            for read in waiting:
+                read.cancel()
+
+    def _run(self, run: Run) -> bytes:
+        size = self._bytes_of(run.shard)
+        kept = self._open_kept(run.shard, size)
+        if kept is None:
+            return self._fetcher.read(self._urls[run.shard], run.start, run.end, size=size)
+        return kept.read(run.start, run.end, shown(self._urls[run.shard]))
+
+    def _open_kept(self, number: int, size: int) -> _Kept | None:
+        """A shard in the cache; where it is not there yet, it is asked for if it is to be there."""
+        if self._cache is None or self._filler is None:
+            return None
+        with self._lock:
+            kept = self._kept.get(number)
+            if kept is not None:
+                self._kept.move_to_end(number)
+                return kept
+        if not self._fits(number):
+            return None
+        url = self._urls[number]
+        stamp = self._fetcher.stamp_once(url, size)
+        descriptor = self._cache.open(url, stamp)
+        if descriptor is None:
+            self._filler.want(url, stamp, size)
+            return None
+        with self._lock:
+            kept = self._kept[number] = _Kept(descriptor)
+            if len(self._kept) > _OPEN:
+                self._kept.popitem(last=False)
+            return kept
+
+    def _bytes_of(self, number: int) -> int:
+        """Bytes of a shard when it was indexed."""
+        return self._place(number)[1]
+
+    def _fits(self, number: int) -> bool:
+        """Whether a shard is among those kept: as many as fit, always the same, lest they drive each other out."""
+        if len(self._chosen) != len(self._urls):
+            originals = len(self.shard_index.shards)
+            order = np.roll(np.arange(len(self._urls)), -originals)  # tiers first: they are what is read most
+            total = np.cumsum([self._bytes_of(shard) for shard in order.tolist()])
+            chosen = np.zeros(len(order), np.bool_)
+            chosen[order] = total <= self.store.cache_bytes
+            self._chosen = chosen
+        return bool(self._chosen[number])
+
+
+class _Kept:
+    """A shard in the cache, open; not evicted until the last thread that reads from it lets go."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+
+    def read(self, start: int, end: int, shard: str) -> bytes:
+        parts = []
+        while start < end:
+            try:
+                part = os.pread(self._descriptor, end - start, start)
+            except OSError as error:
                 raise ShardError(
-                    f"cannot be read: {data or type(data).__name__}. Check the address and the connection.",
-                    shard=url,
-                    offset=run.start,
-                ) from data
-            if len(data) != run.end - run.start:
+                    f"cannot be read from the cache: {error.strerror}. Check the disk, or use Store(cache=None).",
+                    shard=shard,
+                    offset=start,
+                ) from error
+            if not part:
                 raise ShardError(
-                    f"{run.end - run.start} bytes were asked for, {len(data)} came: the shard changed after it was "
-                    "indexed, or the server does not serve ranges. Index it again, or stream it without its index.",
-                    shard=url,
-                    offset=run.start,
+                    "was cut short in the cache. Remove the cache folder, and leave its files alone.",
+                    shard=shard,
+                    offset=start,
                 )
-            yield data
+            parts.append(part)
+            start += len(part)
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def __del__(self) -> None:
+        os.close(self._descriptor)
+
+
+def _index_content(url: str, store: Store) -> bytes | None:
+    fetcher = Fetcher(store)
+    try:
+        return fetcher.read_whole(url)
+    finally:
+        fetcher.close()
 
 
 def _remove(folder: Path, owner: int) -> None:

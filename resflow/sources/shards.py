@@ -12,14 +12,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from resflow.errors import ShardError
+from resflow.errors import ConfigError, ShardError
 from resflow.plan.index import Index
 from resflow.plan.tiers import ORIGINAL
+from resflow.sources.addresses import is_remote
 from resflow.sources.base import Sample
 from resflow.sources.groups import IMAGE_EXTENSIONS, split_name
 from resflow.sources.index_file import ShardIndex, open_index
 from resflow.sources.paths import Shards, pattern_text
 from resflow.sources.pieces import AFTER, BEFORE, TIER, WHOLE, Pieces, Run, joined, parts_of_samples, whole_samples
+from resflow.sources.store import Store
 from resflow.sources.tar import Member, Read, read_members
 from resflow.sources.tiers import Tiers, open_tiers
 
@@ -32,17 +34,30 @@ _RUN = 8 << 20  # most bytes of several samples read at once
 class ShardSource:
     """Reads samples of tar shards by offset, several neighbours with one system call.
 
-    Safe to share between threads; a pickled or forked copy opens its shards anew.
+    Safe to share between threads; a pickled or forked copy opens its shards anew. Shards at URLs make a
+    `RemoteShardSource`, which `store` is for.
 
     Args:
-        shards: a pattern, a path, a sequence of them (their index is opened), or an index.
+        shards: a pattern, a path, a URL with braces, a sequence of them (their index is opened), or an index.
+        store: how shards at URLs are read.
 
     Raises:
         IndexFileError: the index is missing, stale, damaged or of another version.
         ConfigError: no shards match.
     """
 
-    def __init__(self, shards: Shards | ShardIndex) -> None:
+    def __new__(cls, shards: Shards | ShardIndex | None = None, **_: Any) -> ShardSource:
+        """Local or remote, by what the shards are named."""
+        first = shards if isinstance(shards, str | Path | ShardIndex | None) else next(iter(shards), None)
+        if cls is ShardSource and is_remote(first):
+            from resflow.sources.remote import RemoteShardSource
+
+            return super().__new__(RemoteShardSource)
+        return super().__new__(cls)
+
+    def __init__(self, shards: Shards | ShardIndex, *, store: Store | None = None) -> None:
+        if store is not None:
+            raise ConfigError("store is how shards at URLs are read; these are local files. Drop it, or name a URL.")
         self.shard_index = shards if isinstance(shards, ShardIndex) else open_index(shards)
         self._command = f"resflow tiers {'PATTERN' if isinstance(shards, ShardIndex) else pattern_text(shards)}"
         self._tiers: Tiers | None = None

@@ -1,30 +1,32 @@
-"""Samples out of tar shards from first byte to last, without an index: local files, HTTP, any store fsspec knows."""
+"""Samples out of tar shards from first byte to last, without an index: local files, or remote ones (`Store`)."""
 
 from __future__ import annotations
 
 import hashlib
-import io
 import os
-import re
-import sys
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any, BinaryIO
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Protocol
 
 import braceexpand
 import numpy as np
 import torch.utils.data
 
-from resflow.errors import ConfigError, HeaderError, ResflowError, ShardError
+from resflow.errors import ConfigError, HeaderError, ShardError
 from resflow.plan.order import bits
 from resflow.plan.world import World
+from resflow.sources.addresses import identity, is_remote, shown
 from resflow.sources.base import Sample
+from resflow.sources.cache import ShardCache
+from resflow.sources.fetch import CHUNK, Fetcher, RemoteFile
+from resflow.sources.filling import bring
 from resflow.sources.groups import IMAGE_EXTENSIONS, group_members, split_name
 from resflow.sources.paths import Shards, shard_paths
+from resflow.sources.store import Store
 from resflow.sources.tar import Member, read_members
 
-_URL = re.compile(r"^[a-z][a-z0-9+.-]*://", re.IGNORECASE)
-_CHUNK = 1 << 20  # bytes asked of a store at a time
-_SILENCE = 60.0  # seconds without a byte after which an HTTP server is given up
+__all__ = ["ShardStream", "is_remote", "read_shard", "stream_names"]
+
 _SHARDS, _SAMPLES = 16, 17  # purposes of random bits
 
 
@@ -41,9 +43,10 @@ class ShardStream(torch.utils.data.IterableDataset[Sample]):
         shuffle_buffer: samples among which the next one is drawn (they wait in memory); 0 keeps the shards' order.
         seed: the order follows from it and the epoch, in [0, 2**64).
         world: which rank this is.
+        store: how shards at URLs are read; with a cache each is downloaded whole before its first sample comes.
 
     Raises:
-        ConfigError: no shards, one named twice, `pipe:`, or a number out of range.
+        ConfigError: no shards, one named twice, `pipe:`, a number out of range, or a scheme that is not allowed.
     """
 
     def __init__(
@@ -54,12 +57,16 @@ class ShardStream(torch.utils.data.IterableDataset[Sample]):
         shuffle_buffer: int = 0,
         seed: int = 0,
         world: World | None = None,
+        store: Store | None = None,
     ) -> None:
         if not 0 <= seed < 1 << 64 or shuffle_buffer < 0:
             raise ConfigError(
                 f"seed must be in [0, 2**64) and shuffle_buffer at least 0; got {seed} and {shuffle_buffer}"
             )
         self.shards = stream_names(shards)
+        self.store = store or Store()
+        for shard in filter(is_remote, self.shards):
+            self.store.check_scheme(shard)
         self.world = world or World()
         self._shuffle, self._shuffle_buffer, self._seed = shuffle, shuffle_buffer, seed
         self.epoch = 0
@@ -68,7 +75,9 @@ class ShardStream(torch.utils.data.IterableDataset[Sample]):
     def fingerprint(self) -> str:
         """Hash of the shards' names and of what orders them; the bytes in them are not looked at."""
         how = f"{self._shuffle} {self._shuffle_buffer} {self._seed}"
-        return hashlib.sha256("\0".join([how, *self.shards]).encode(errors="surrogateescape")).hexdigest()
+        return hashlib.sha256(
+            "\0".join([how, *map(identity, self.shards)]).encode(errors="surrogateescape")
+        ).hexdigest()
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch that the next pass has the order of; at least 0."""
@@ -105,15 +114,10 @@ class ShardStream(torch.utils.data.IterableDataset[Sample]):
         order = np.arange(len(self.shards))
         if self._shuffle:
             order = np.argsort(bits(self._seed, self.epoch, _SHARDS).random_raw(len(order)), kind="stable")
-        samples = (sample for shard in order[part::parts].tolist() for sample in read_shard(self.shards[shard]))
+        samples = _read_all([self.shards[shard] for shard in order[part::parts].tolist()], self.store)
         if not self._shuffle_buffer:
             return samples
         return _mixed(samples, self._shuffle_buffer, bits(self._seed, self.epoch, _SAMPLES + part))
-
-
-def is_remote(shard: object) -> bool:
-    """Whether a shard is named by a URL rather than a path."""
-    return isinstance(shard, str) and _URL.match(shard) is not None
 
 
 def stream_names(shards: Shards) -> tuple[str, ...]:
@@ -141,20 +145,23 @@ def stream_names(shards: Shards) -> tuple[str, ...]:
         try:
             names.extend(braceexpand.braceexpand(part, escape=False))
         except ValueError as error:
-            raise ConfigError(f"braces do not close in the shard pattern {part!r}: {error}. Close them.") from error
+            raise ConfigError(
+                f"braces do not close in the shard pattern {shown(part)!r}: {error}. Close them."
+            ) from error
     if not names:
         raise ConfigError("no shards were named; expected a pattern such as 'https://host/train-{0000..0003}.tar'.")
     twice = next((name for place, name in enumerate(names) if name in names[:place]), None)
     if twice is not None:
-        raise ConfigError(f"shard {twice} is named twice, so its samples would be. Name it once.")
+        raise ConfigError(f"shard {shown(twice)} is named twice, so its samples would be. Name it once.")
     return tuple(names)
 
 
-def read_shard(shard: str) -> Iterator[Sample]:
+def read_shard(shard: str, store: Store | None = None) -> Iterator[Sample]:
     """Read one shard from its first byte to its last.
 
     Args:
         shard: path or URL of an uncompressed tar.
+        store: how a URL is read.
 
     Yields:
         Its samples, in order.
@@ -162,12 +169,22 @@ def read_shard(shard: str) -> Iterator[Sample]:
     Raises:
         ShardError: it is missing, unreadable, damaged, cut short, holds no samples, or repeats a key.
         HeaderError: a sample has no image.
+        ConfigError: the URL's scheme is not allowed, or its package is not installed.
     """
-    stream = _Forward(shard)
+    return _read_all([shard], store or Store())
+
+
+def _read_all(shards: list[str], store: Store) -> Iterator[Sample]:
+    fetcher = Fetcher(store)
     try:
-        yield from _samples(stream, shard)
+        for shard in shards:
+            stream = _Forward(_open(shard, fetcher))
+            try:
+                yield from _samples(stream, shown(shard))
+            finally:
+                stream.close()
     finally:
-        stream.close()
+        fetcher.close()
 
 
 def _samples(stream: _Forward, shard: str) -> Iterator[Sample]:
@@ -203,23 +220,30 @@ def _samples(stream: _Forward, shard: str) -> Iterator[Sample]:
         raise ShardError("the shard holds no samples. Leave it out, or write it again.", shard=shard)
 
 
-class _Forward:
-    """A file or download as a `Read` that only moves forward; the last bytes read may be asked for once more."""
+class _Open(Protocol):
+    """A shard to be read forward."""
 
-    def __init__(self, shard: str) -> None:
-        self._shard = shard
+    def read(self, count: int) -> bytes:
+        """`count` bytes, fewer only at the end."""
+
+    def close(self) -> None:
+        """Let it go."""
+
+
+class _Forward:
+    """An open shard as a `Read` that only moves forward; the last bytes read may be asked for once more."""
+
+    def __init__(self, file: _Open) -> None:
+        self._file = file
         self._position = self._first = 0  # of the next byte; of the first byte of `_last`
         self._last = b""
-        self._failures: tuple[type[Exception], ...] = (OSError,)
-        self._file = self._attempt(self._open)
 
     def read(self, offset: int, count: int) -> bytes:
         """`count` bytes from `offset` on, fewer only at the end."""
         kept = self._last[offset - self._first :]
         if len(kept) < count:
-            skipped = self._attempt(lambda: _skip(self._file, offset - self._position))
-            self._position += skipped
-            rest = self._attempt(lambda: self._file.read(count - len(kept)))
+            self._position += _skip(self._file, offset - self._position)
+            rest = self._file.read(count - len(kept))
             self._position += len(rest)
             kept += rest
             self._first, self._last = offset, kept
@@ -228,84 +252,52 @@ class _Forward:
     def close(self) -> None:
         self._file.close()
 
-    def _attempt(self, action: Callable[[], Any]) -> Any:
+
+class _LocalFile:
+    """A file on disk, or a descriptor of one, whose failures name the shard."""
+
+    def __init__(self, file: str | int, shard: str) -> None:
+        self._shard = shard
         try:
-            return action()
-        except ResflowError:
-            raise
-        except self._failures as error:
-            status = getattr(error, "status", None)
-            reason = f"HTTP status {status}" if status else getattr(error, "strerror", None) or str(error)
-            if isinstance(error, FileNotFoundError) and is_remote(self._shard):
-                reason = "there is no such file (HTTP status 404)" if _is_http(self._shard) else "there is no such file"
-            raise ShardError(
-                f"cannot be read: {reason or type(error).__name__} ({type(error).__name__}). Check the "
-                f"{'address and the connection' if is_remote(self._shard) else 'path and the disk'}; a resumed "
-                "loader goes on from the last batch it gave.",
-                shard=self._shard,
-                offset=self._position,
-            ) from error
+            self._file = open(file, "rb", buffering=CHUNK)  # noqa: PTH123, SIM115 (closed by close())
+        except OSError as error:
+            raise self._failure(error, 0) from error
 
-    def _open(self) -> BinaryIO:
-        if not is_remote(self._shard):
-            return open(self._shard, "rb", buffering=_CHUNK)  # noqa: PTH123 (closed by close())
-        files = remote_files(self._shard)
-        self._failures = remote_failure()
-        if not _is_http(self._shard):
-            return io.BufferedReader(files.open(self._shard, "rb"), _CHUNK)
-        # A size keeps fsspec from asking for it first; without blocks the file is one stream of unknown size.
-        return io.BufferedReader(files.open(self._shard, block_size=0, size=1), _CHUNK)
+    def read(self, count: int) -> bytes:
+        try:
+            return self._file.read(count)
+        except OSError as error:
+            raise self._failure(error, self._file.tell()) from error
+
+    def close(self) -> None:
+        self._file.close()
+
+    def _failure(self, error: OSError, offset: int) -> ShardError:
+        return ShardError(
+            f"cannot be read: {error.strerror or error} ({type(error).__name__}). Check the path and the disk; a "
+            "resumed loader goes on from the last batch it gave.",
+            shard=self._shard,
+            offset=offset,
+        )
 
 
-def remote_files(url: str) -> Any:
-    """The file system that serves a URL, made anew (an open one does not survive a fork).
-
-    Args:
-        url: any that fsspec has a package for.
-
-    Returns:
-        An fsspec file system.
-
-    Raises:
-        ConfigError: the scheme is unknown, or its package is not installed.
-    """
-    scheme = url.partition("://")[0].lower()
-    options: dict[str, Any] = {"skip_instance_cache": True}
-    try:
-        import fsspec  # type: ignore[import-untyped]
-
-        if _is_http(url):
-            import aiohttp
-
-            # aiohttp would end any download after 5 minutes; a loader takes as long as training does.
-            timeout = aiohttp.ClientTimeout(total=None, sock_connect=_SILENCE, sock_read=_SILENCE)
-            options["client_kwargs"] = {"timeout": timeout}
-        return fsspec.filesystem(scheme, **options)
-    except ImportError as error:
-        raise ConfigError(
-            f"reading {url} needs a package that is not installed: {error}. Install it (for http and "
-            'https: pip install "fsspec[http]").'
-        ) from error
-    except ValueError as error:
-        raise ConfigError(f"{url}: {error}. Name a scheme that fsspec knows.") from error
+def _open(shard: str, fetcher: Fetcher) -> _Open:
+    if not is_remote(shard):
+        return _LocalFile(shard, shard)
+    store = fetcher.store
+    if store.cache is not None:
+        kept = bring(fetcher, ShardCache(Path(store.cache), store.cache_bytes), shard)
+        if kept is not None:
+            return _LocalFile(kept, shown(shard))
+    return RemoteFile(fetcher, shard)
 
 
-def remote_failure() -> tuple[type[Exception], ...]:
-    """What a store raises where bytes cannot be had."""
-    aiohttp = sys.modules.get("aiohttp")
-    return (OSError,) if aiohttp is None else (OSError, aiohttp.ClientError)
-
-
-def _skip(file: BinaryIO, count: int) -> int:
+def _skip(file: _Open, count: int) -> int:
     """Read and drop bytes; returns how many there were."""
     left = count
-    while left > 0 and (data := file.read(min(left, _CHUNK))):
+    while left > 0 and (data := file.read(min(left, CHUNK))):
         left -= len(data)
     return max(count, 0) - max(left, 0)
-
-
-def _is_http(shard: str) -> bool:
-    return shard.lower().startswith(("http://", "https://"))
 
 
 def _mixed(samples: Iterable[Sample], size: int, source: np.random.PCG64) -> Iterator[Sample]:
