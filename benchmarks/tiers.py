@@ -94,9 +94,10 @@ def error_table(pattern: str) -> None:
                 errors.append(np.abs(difference).mean(axis=(1, 2, 3)))
                 squares.append((difference**2).mean(axis=(1, 2, 3)))
             error, square = np.concatenate(errors), np.concatenate(squares)
+            psnr = 10 * np.log10(255**2 / max(square.mean(), 1e-9))
             print(
                 f"| {name} | {quality} | {(error > 0).mean():.0%} | {tiered[1] / len(error) / 1e3:.1f} kB | "
-                f"{tiered[1] / whole[1]:.1%} | {error.mean():.2f} | {10 * np.log10(255**2 / square.mean()):.1f} dB | "
+                f"{tiered[1] / whole[1]:.1%} | {error.mean():.2f} | {psnr:.1f} dB | "
                 f"{error.max():.2f} |"
             )
 

@@ -16,6 +16,7 @@ from resflow.sources.base import Sample
 from resflow.sources.index_file import ShardIndex
 from resflow.sources.paths import Shards
 from resflow.sources.shards import ShardSource
+from resflow.sources.tiers import Tiers
 
 
 class ClassFolderShards:
@@ -66,9 +67,17 @@ class ClassFolderShards:
 
     def read(self, sample_ids: npt.NDArray[np.int64]) -> list[Sample]:
         """Read samples; their targets are the numbers of their classes. See `ShardSource.read`."""
-        samples = self._source.read(sample_ids)
-        targets = self.targets[sample_ids].tolist()
-        return [replace(sample, target=target) for sample, target in zip(samples, targets, strict=True)]
+        return self._with_targets(self._source.read(sample_ids), sample_ids)
+
+    def open_tiers(self) -> Tiers | None:
+        """See `ShardSource.open_tiers`."""
+        return self._source.open_tiers()
+
+    def read_tiers(
+        self, sample_ids: npt.NDArray[np.int64], tier: npt.NDArray[np.int64], *, members: bool
+    ) -> list[Sample]:
+        """See `ShardSource.read_tiers`; members are left out, as the classes are known without."""
+        return self._with_targets(self._source.read_tiers(sample_ids, tier, members=False), sample_ids)
 
     def read_ahead(self, sample_ids: npt.NDArray[np.int64]) -> None:
         """See `ShardSource.read_ahead`."""
@@ -77,3 +86,7 @@ class ClassFolderShards:
     def close(self) -> None:
         """Close all shards; a later read opens them again."""
         self._source.close()
+
+    def _with_targets(self, samples: list[Sample], sample_ids: npt.NDArray[np.int64]) -> list[Sample]:
+        targets = self.targets[sample_ids].tolist()
+        return [replace(sample, target=target) for sample, target in zip(samples, targets, strict=True)]

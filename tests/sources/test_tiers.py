@@ -25,7 +25,15 @@ from resflow.decode.pillow import decode_rgb
 from resflow.errors import ConfigError, IndexFileError, SampleError, ShardError
 from resflow.headers import read_header
 from resflow.plan.tiers import ORIGINAL, choose_tiers, on_tier, tier_size
-from resflow.sources import ShardSource, build_index, index_path, open_index, write_index, write_shards
+from resflow.sources import (
+    ClassFolderShards,
+    ShardSource,
+    build_index,
+    index_path,
+    open_index,
+    write_index,
+    write_shards,
+)
 from resflow.sources.base import TieredSource
 from resflow.sources.index_file import write_arrow
 from resflow.sources.remote import find_index
@@ -538,3 +546,16 @@ def test_tiers_in_a_remote_store(source: ShardSource, pattern: str, tmp_path: Pa
     without = find_index(url)
     assert without is not None
     assert without.open_tiers() is None
+
+
+def test_class_folders_have_tiers(tmp_path: Path) -> None:
+    made = ({"__key__": f"{'ab'[i % 2]}/{i}", "jpg": pictures.jpeg(60, 80, i)} for i in range(6))
+    pattern = str(write_shards(made, f"{tmp_path}/s-%d.tar")[0])
+    write_index(build_index(pattern), index_path(pattern))
+    make_tiers(pattern, SIDES, workers=1)
+    source = ClassFolderShards(pattern)
+    assert isinstance(source, TieredSource)
+    assert source.open_tiers() is not None
+    read = source.read_tiers(ids(5, 0), ids(1, -1), members=True)
+    assert [sample.target for sample in read] == [1, 0]
+    assert [read_header(bytes(sample.image)).height for sample in read] == [40, 60]
