@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test test-slow test-gpu lint bench bench-peers setup clean
+.PHONY: demo test test-slow test-gpu lint bench bench-peers bench-gpu setup clean
 
 demo: $(READY)  ## Draw a dataset, index, plan, train, evaluate; DATA=folder (PATTERN=regex) for your own images
 	$(BIN)/resflow demo $(if $(DATA),--data "$(DATA)") $(if $(PATTERN),--label-pattern '$(PATTERN)') $(DEMO_FLAGS)
@@ -29,6 +29,9 @@ bench: $(READY)  ## The planner's speed, the share of padding, what becomes of o
 
 bench-peers: $(READY)  ## Resflow beside other loaders, each in an environment of its own (hours; PEERS_FLAGS=--quick)
 	$(BIN)/python benchmarks/peers.py --json benchmarks/results/peers.json --plot benchmarks/results/peers.png $(PEERS_FLAGS)
+
+bench-gpu: $(READY)  ## The tests that need a GPU, then Resflow beside DALI alone on it; GPU_FLAGS=--rehearsal needs none
+	$(BIN)/python benchmarks/gpu.py --check --json benchmarks/results/gpu.json $(GPU_FLAGS)
 
 setup: $(READY)
 
