@@ -26,6 +26,7 @@ class HostileServer(http.server.ThreadingHTTPServer):
     """
 
     daemon_threads = True
+    request_queue_size = 128
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder

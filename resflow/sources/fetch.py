@@ -6,6 +6,7 @@ import os
 import random
 import threading
 import time
+import weakref
 
 from resflow.errors import ShardError
 from resflow.sources.addresses import shown
@@ -20,6 +21,7 @@ _FIRST, _LONGEST = 0.2, 10.0  # seconds of the first wait and of the longest
 _ADVICE = "Check the address and the connection; a resumed loader goes on from the last batch it gave."
 _CHANGED = "Index it again (resflow index), or put the old one back."
 
+_OPEN: weakref.WeakSet[Fetcher] = weakref.WeakSet()
 _INHERITED: list[Transport] = []
 
 
@@ -111,13 +113,6 @@ class Fetcher:
         return self._transport(url).get(url, start, end, until)
 
     def _transport(self, url: str) -> Transport:
-        if self._process != os.getpid():
-            for transport in self._transports.values():
-                if isinstance(transport, HttpTransport):
-                    transport.forget()
-                else:  # a file system that is let go speaks to threads that the fork did not bring along
-                    _INHERITED.append(transport)
-            self._reset()
         scheme = self.store.check_scheme(url)
         with self._lock:
             if scheme not in self._transports:
@@ -129,7 +124,16 @@ class Fetcher:
         self._transports: dict[str, Transport] = {}
         self._stamps: dict[str, Stamp] = {}
         self._lock = threading.Lock()
-        self._process = os.getpid()
+        _OPEN.add(self)
+
+    def forget(self) -> None:
+        """In a process just forked: let go of what belongs to the other."""
+        for transport in self._transports.values():
+            if isinstance(transport, HttpTransport):
+                transport.forget()
+            else:  # a file system that is let go speaks to threads that the fork did not bring along
+                _INHERITED.append(transport)
+        self._reset()
 
     def __getstate__(self) -> tuple[Store, Pins]:
         return self.store, self._pins
@@ -166,6 +170,7 @@ class RemoteFile:
         self.position = start
         self.stamp = Stamp(None, None)
         self._answer: Answer | None = None
+        self._earlier = ""  # what the try before failed of
 
     def __enter__(self) -> RemoteFile:
         return self
@@ -197,6 +202,9 @@ class RemoteFile:
             except TryAgain as failure:
                 self.close()
                 failed += 1
+                earlier, self._earlier = self._earlier, failure.reason
+                if time.monotonic() >= until and earlier not in ("", failure.reason):
+                    failure = TryAgain(f"{failure.reason}, after {earlier}")
                 wait = self._wait(failed, failure, until, f"{tries} tries in {time.monotonic() - began:.1f} s")
                 time.sleep(wait)
                 continue
@@ -281,3 +289,11 @@ class RemoteFile:
 
 class _Missing(ShardError):
     """There is no such file."""
+
+
+def _forked() -> None:
+    for fetcher in list(_OPEN):
+        fetcher.forget()
+
+
+os.register_at_fork(after_in_child=_forked)

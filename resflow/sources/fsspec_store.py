@@ -39,9 +39,13 @@ class FsspecTransport:
         self._store, scheme = store, scheme_of(url)
         options: dict[str, Any] = {"skip_instance_cache": True}
         if scheme in _S3:
-            patience = {"connect_timeout": store.stall, "read_timeout": store.stall, "retries": {"max_attempts": 1}}
             given: Any = store.options.get("config_kwargs", {})
-            options["config_kwargs"] = patience | {"max_pool_connections": store.connections} | given
+            options["config_kwargs"] = {
+                "connect_timeout": store.stall,
+                "read_timeout": store.stall,
+                "retries": {"total_max_attempts": 1},
+                "max_pool_connections": store.connections,
+            } | given
         try:
             import fsspec  # type: ignore[import-untyped]
 
