@@ -28,7 +28,6 @@ from resflow.headers import read_header
 
 Positions: TypeAlias = npt.NDArray[np.int64]
 
-_DEAD = "no longer valid"  # what DALI says of a pipeline that cannot run again
 _SAMPLE = 64  # images of the batch by which the JPEG engines' share is measured
 
 
@@ -188,28 +187,22 @@ class DaliDecoder:
         return frames
 
     def _run(self, turned: bool, data: list[npt.NDArray[np.uint8]], inputs: Inputs) -> torch.Tensor:
-        for last in (False, True):
-            pipeline = self._pipelines.get(turned) or self._opened(turned, data, inputs)
-            try:
-                return self._output(self._fed_and_run(pipeline, turned, data, inputs))
-            except RuntimeError as error:
-                if _DEAD not in str(error) or last:
-                    raise
-                del self._pipelines[turned]
-        raise AssertionError("unreachable")
+        pipeline = self._pipelines.get(turned) or self._opened(turned, data, inputs)
+        try:
+            return self._output(self._fed_and_run(pipeline, turned, data, inputs))
+        except Exception:
+            # DALI says that a pipeline which failed is no longer valid; and some inputs may wait for the others.
+            self._pipelines.pop(turned, None)
+            raise
 
     def _fed_and_run(
         self, pipeline: Pipeline, turned: bool, data: list[npt.NDArray[np.uint8]], inputs: Inputs
     ) -> object:
         before = self._fed.get(turned)
         self._fed[turned] = (data, inputs)
-        try:
-            pipeline.feed_input("encoded", data)
-            for name, value in inputs.items():
-                pipeline.feed_input(name, value)
-        except Exception:
-            self._pipelines.pop(turned, None)  # some inputs would wait for the others
-            raise
+        pipeline.feed_input("encoded", data)
+        for name, value in inputs.items():
+            pipeline.feed_input(name, value)
         stream = torch.cuda.current_stream(self._device) if self._leases is not None else None
         (frames,) = pipeline.run(stream)
         del before  # alive until here: a run may read the inputs of the one before

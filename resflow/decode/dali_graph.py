@@ -31,8 +31,7 @@ def build_pipeline(
     """Build a pipeline that takes another batch length, other windows and another output size at each run.
 
     DALI's default executor, with one batch in flight: it gives each run's output memory of its own, which torch may
-    share, and outlives a batch that cannot be decoded. Inputs are not copied: they must stay as they are until the run
-    after theirs has ended.
+    share. Inputs are not copied: they must stay as they are until the run after theirs has ended.
 
     Args:
         turned: whether images are warped, after they were scaled.

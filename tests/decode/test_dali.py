@@ -59,19 +59,24 @@ def test_a_jpeg_without_its_end_is_not_for_a_gpu() -> None:
     assert not is_native(read_header(data), data, "cuda")
 
 
-def test_one_pipeline_serves_all_lengths_shapes_and_failures(engine: DaliDecoder) -> None:
-    good, bad = samples.jpeg(*SIZE), samples.jpeg(*SIZE)[:900]
-    built = None
-    for batch, shape in ((3, (48, 64)), (8, (30, 31)), (1, (90, 20))):
+def test_one_pipeline_serves_all_lengths_and_shapes(engine: DaliDecoder) -> None:
+    good, built = samples.jpeg(*SIZE), set()
+    for batch, shape in ((3, (48, 64)), (8, (30, 31)), (1, (90, 20)), (5, (48, 64))):
         where = geometry([good] * batch, [np.diag([0.5, 0.5, 1.0])] * batch, shape)
-        expected = engine.decode([good] * batch, where)
-        built = built or engine._pipelines[False]
-        for position in range(batch):
-            with pytest.raises(DecodeError) as caught:
-                engine.decode([bad if number >= position else good for number in range(batch)], where)
-            assert caught.value.position == position
-            assert torch.equal(engine.decode([good] * batch, where), expected)
-    assert engine._pipelines == {False: built}
+        assert engine.decode([good] * batch, where).shape == (batch, 3, *shape)
+        built.add(engine._pipelines[False])
+    assert len(built) == 1
+
+
+def test_the_first_of_several_damaged_images_is_named_and_the_engine_lives_on(engine: DaliDecoder) -> None:
+    good, bad = samples.jpeg(*SIZE), samples.jpeg(*SIZE)[:900]
+    where = geometry([good] * 4, [np.eye(3)] * 4, SIZE)
+    expected = engine.decode([good] * 4, where)
+    for position in range(4):
+        with pytest.raises(DecodeError) as caught:
+            engine.decode([bad if number >= position else good for number in range(4)], where)
+        assert caught.value.position == position
+        assert torch.equal(engine.decode([good] * 4, where), expected)
 
 
 def test_what_was_handed_out_is_not_written_again(engine: DaliDecoder) -> None:
