@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import datetime
 import http.server
+import ipaddress
 import re
+import ssl
 import threading
 import time
 from collections import Counter
@@ -44,8 +47,11 @@ class HostileServer(http.server.ThreadingHTTPServer):
 
 
 @contextmanager
-def hostile_server(folder: Path) -> Iterator[HostileServer]:
+def hostile_server(folder: Path, context: ssl.SSLContext | None = None) -> Iterator[HostileServer]:
+    """A server in a thread; with a context it speaks TLS."""
     with HostileServer(folder) as server:
+        if context is not None:
+            server.socket = context.wrap_socket(server.socket, server_side=True)
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
         thread.start()
         try:
@@ -183,6 +189,9 @@ class _Hostile(http.server.BaseHTTPRequestHandler):
     def how_redirect(self, _data: bytes, name: str) -> None:
         self.plain(302, Location=f"/plain/{name}")
 
+    def how_down(self, _data: bytes, name: str) -> None:
+        self.plain(302, Location=f"http://127.0.0.1:1/plain/{name}")
+
     def how_circle(self, _data: bytes, name: str) -> None:
         self.plain(302, Location=f"/circle/{name}")
 
@@ -199,6 +208,26 @@ class _Hostile(http.server.BaseHTTPRequestHandler):
     def how_flip(self, data: bytes, name: str) -> None:
         """One byte of each shard is another one: what no checksum of a tar finds in an image."""
         self.file(data[:20_000] + bytes([data[20_000] ^ 1]) + data[20_001:], name)
+
+
+def certificate(folder: Path) -> Path:
+    """A certificate of 127.0.0.1 that is signed by nobody but itself, with its key."""
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "127.0.0.1")])
+    now = datetime.datetime.now(datetime.UTC)
+    address = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
+    made = x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+    made = made.not_valid_before(now - datetime.timedelta(1)).not_valid_after(now + datetime.timedelta(1))
+    signed = made.add_extension(address, critical=False).sign(key, hashes.SHA256())
+    encoding = serialization.Encoding.PEM
+    secret = key.private_bytes(encoding, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    path = folder / "certificate.pem"
+    path.write_bytes(secret + signed.public_bytes(encoding))
+    return path
 
 
 class Door:

@@ -98,12 +98,12 @@ class HttpTransport:
                 except (ConnectionError, http.client.HTTPException):
                     connection.close()  # the server closed it while it was idle: that is no failed try
             return self._send(self._connect(parts), key, target, headers, until)
-        except http.client.InvalidURL as error:
-            raise ConfigError(f"{shown(url)} is not an address. Correct it.") from error
-        except ValueError as error:
-            raise ConfigError(f"{shown(url)}: its port or a header has characters that may not be there.") from error
         except ssl.SSLCertVerificationError as error:
             raise GiveUp(f"the server's certificate is not trusted: {error.verify_message}") from error
+        except http.client.InvalidURL:  # which quotes the query; the next one quotes headers
+            raise ConfigError(f"{shown(url)} is not an address. Correct it.") from None
+        except ValueError:
+            raise ConfigError(f"{shown(url)}: its port or a header has characters that may not be there.") from None
         except (OSError, http.client.HTTPException) as error:
             raise TryAgain(_reason(error)) from error
 

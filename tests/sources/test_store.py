@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import pickle
+import ssl
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,7 +20,7 @@ from resflow.sources.addresses import identity, shown
 from resflow.sources.remote import RemoteShardSource
 from resflow.sources.stream import read_shard
 from resflow.sources.transport import status_failure
-from tests.servers import HostileServer, hostile_server
+from tests.servers import HostileServer, certificate, hostile_server
 from tests.sources.remote_sets import check_equal, check_silent, fails_within, make_served, plain
 
 QUICK = Store(deadline=3, stall=0.3, retries=2)
@@ -294,8 +295,11 @@ def test_connections_are_kept_and_not_shared_over_a_fork(server: HostileServer, 
     childs = {request[3] for request in server.requests[count:]}
     assert childs
     assert not childs & before
+    count = len(server.requests)
     check_equal(remote, local, seed=2)
-    assert not {request[3] for request in server.requests[count:]} - childs - before
+    after = {request[3] for request in server.requests[count:]}
+    assert after & before  # what the parent had was not closed by the child
+    assert not after & childs
     check_equal(pickle.loads(pickle.dumps(remote)), local, rounds=1)
     remote.close()
 
@@ -320,6 +324,28 @@ def test_a_loader_over_a_bad_line_gives_what_a_local_one_gives(
     assert keys(server.address("drop", name)) == keys(f"{folder}/{name}")
 
 
+def test_https_is_read_where_the_certificate_is_trusted_and_nowhere_else(
+    folder: Path, local: ShardSource, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("cryptography")
+    path = certificate(tmp_path)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(path)
+    with hostile_server(folder, context) as server:
+        url = server.address("drop", name).replace("http:", "https:")
+        with fails_within(3, "the server's certificate is not trusted: self.signed certificate"):
+            ShardSource(url, store=QUICK)
+        monkeypatch.setenv("SSL_CERT_FILE", str(path))
+        remote = ShardSource(url, store=Store(deadline=10))
+        check_equal(remote, local, rounds=1)
+        stalled = ShardSource(url.replace("drop", "stall"), store=Store(deadline=0.5, stall=0.2))
+        with fails_within(0.5, "cannot be read"):
+            stalled.read(np.array([0]))
+        remote.close()
+        with pytest.raises(ShardError, match=r"redirects to http://.*, which is not allowed from https"):
+            ShardSource(url.replace("drop", "down"), store=QUICK).read(np.array([0]))
+
+
 def test_shards_without_an_index_and_wrong_stores_are_refused(server: HostileServer, name: str, folder: Path) -> None:
     with pytest.raises(IndexFileError, match=r"there is no index of these shards.*stream them without"):
         ShardSource(server.address("plain", "train-{0000..0001}.tar"))
@@ -333,6 +359,20 @@ def test_shards_without_an_index_and_wrong_stores_are_refused(server: HostileSer
         ShardSource(server.address("plain", name), store=Store(options={"key": "SECRET"}))
     with pytest.raises(ConfigError, match=r"one folder; got \['https://h/a', 'https://h/b'\]"):
         ShardSource(["https://u:SECRET@h/a/1.tar", "https://u:SECRET@h/b/1.tar"])
+
+
+@pytest.mark.parametrize(
+    ("url", "headers"),
+    [
+        ("http://127.0.0.1:port/a.tar?sig=SECRET", {}),
+        ("http://127.0.0.1/a.tar?sig=SECRET word", {}),
+        ("http:///a.tar?sig=SECRET", {}),
+        ("http://127.0.0.1:1/a.tar", {"Authorization": "SECRET\nword"}),
+    ],
+)
+def test_addresses_and_headers_that_cannot_be_are_refused_silently(url: str, headers: dict) -> None:
+    with fails_within(1, r"is not an address\. Correct|characters that may not be there", ConfigError):
+        list(ShardStream(url, store=Store(options={"headers": headers})))
 
 
 @pytest.mark.parametrize(
