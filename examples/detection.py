@@ -20,6 +20,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image, ImageDraw
 from pycocotools.coco import COCO
@@ -117,6 +118,8 @@ def precision(model: Any, evaluation: rf.DataLoader, truth: COCO, kind: str) -> 
         return 0.0
     with contextlib.redirect_stdout(io.StringIO()):
         evaluator = COCOeval(truth, truth.loadRes(found), kind)
+        if kind == "keypoints" and (count := len(found[0]["keypoints"]) // 3) != len(evaluator.params.kpt_oks_sigmas):
+            evaluator.params.kpt_oks_sigmas = np.full(count, 0.05)  # pycocotools knows those of persons alone
         evaluator.evaluate()
         evaluator.accumulate()
         evaluator.summarize()
