@@ -85,7 +85,7 @@ def test_the_comparison_catches_a_byte_that_no_checksum_guards(
 
 
 FAILURES = {
-    "stall": (1.2, r"at byte \d+: cannot be read: .*deadline of 1.2 s is over"),
+    "stall": (0.8, r"at byte \d+: cannot be read: .*deadline of 0.8 s is over"),
     "drip": (0.8, r"at byte \d+: cannot be read: .*deadline of 0.8 s is over"),
     "dripheaders": (0.8, r"cannot be read: .*deadline of 0.8 s is over"),
     "gone": (3, r"cannot be read: there is no such file \(HTTP status 404\)\. Check the address"),
@@ -106,7 +106,7 @@ def test_what_cannot_be_read_is_a_typed_error_in_time(
     monkeypatch.setattr(fetch, "_FIRST", 0.1)
     no_ranges = (3, r"\d+ were asked for, \d+ came: the whole file \(HTTP status 200\), so the server does not serve")
     seconds, message = FAILURES.get(how, no_ranges)
-    store = Store(deadline=seconds, stall=0.4 if how == "stall" else 30, retries=9 if how == "stall" else 2)
+    store = Store(deadline=seconds, stall=0.3 if how == "stall" else 30, retries=9 if how == "stall" else 2)
     url = server.address(how, name)
     message = message.replace(r"\d+ were", r"\d+ bytes were")
     if how == "dripheaders":
@@ -125,7 +125,7 @@ def test_what_cannot_be_read_is_a_typed_error_in_time(
 def test_the_law_of_deadlines_catches_a_wait_without_end(
     server: HostileServer, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(http_store, "_patience", lambda stall, until: 2.5)
+    monkeypatch.setattr(http_store, "_patience", lambda stall, until: 1.5)
     remote = ShardSource(server.address("stall", name), store=Store(deadline=0.1))
     began = time.monotonic()
     with pytest.raises(AssertionError, match="took"), fails_within(0.1, "deadline"):
