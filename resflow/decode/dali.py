@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gc
+import os
 import time
+import weakref
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import TypeAlias
@@ -29,6 +32,23 @@ from resflow.headers import read_header
 Positions: TypeAlias = npt.NDArray[np.int64]
 
 _SAMPLE = 64  # images of the batch by which the JPEG engines' share is measured
+
+
+_OPEN: weakref.WeakSet[DaliDecoder] = weakref.WeakSet()
+_INHERITED: list[object] = []
+
+
+def _keep_inherited() -> None:
+    """In a forked process: keep the parent's pipelines for good.
+
+    Their threads stayed in the parent, so that to destroy one here, be it by the garbage collector, hangs or faults.
+    """
+    gc.freeze()  # so that nothing inherited is collected here, whoever holds it
+    _INHERITED.extend(decoder._pipelines.copy() for decoder in _OPEN)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_keep_inherited)
 
 
 class DaliDecoder:
@@ -73,6 +93,7 @@ class DaliDecoder:
         self._fed: dict[bool, object] = {}  # what a pipeline may still read: its last run's inputs
         self._pool: ThreadPoolExecutor | None = None
         self._colour = self._uploaded(np.array(fill, dtype=np.uint8))
+        _OPEN.add(self)
 
     def decode(
         self, encoded: Sequence[Encoded | Pixels], geometry: Geometry, out: torch.Tensor | None = None
