@@ -165,8 +165,10 @@ class _Hostile(http.server.BaseHTTPRequestHandler):
         return self.file(data, name)
 
     def how_flaky(self, data: bytes, name: str) -> None:
-        """Fails two requests of three."""
-        if self.server.counts["flaky"] % 3:
+        """Fails the first two of three requests for the same bytes."""
+        asked = f"flaky {name} {self.headers.get('Range')}"
+        self.server.counts[asked] += 1
+        if self.server.counts[asked] % 3:
             return self.plain(500, b"stack trace")
         return self.file(data, name)
 

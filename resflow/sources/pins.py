@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import threading
 from pathlib import Path
 
 from resflow.sources.addresses import identity
@@ -34,7 +35,7 @@ class Pins:
 
     def _shared(self, folder: Path, url: str, etag: str) -> str:
         pin = folder / f"pin-{hashlib.sha256(identity(url).encode(errors='surrogateescape')).hexdigest()}"
-        draft = pin.with_name(f"{pin.name}.{os.getpid()}")
+        draft = pin.with_name(f"{pin.name}.{os.getpid()}.{threading.get_ident()}")  # two writers would empty a linked pin
         try:
             draft.write_text(etag)
             with contextlib.suppress(FileExistsError):
