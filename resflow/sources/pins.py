@@ -35,7 +35,8 @@ class Pins:
 
     def _shared(self, folder: Path, url: str, etag: str) -> str:
         pin = folder / f"pin-{hashlib.sha256(identity(url).encode(errors='surrogateescape')).hexdigest()}"
-        draft = pin.with_name(f"{pin.name}.{os.getpid()}.{threading.get_ident()}")  # two writers would empty a linked pin
+        # A draft of each thread's own: writing one that is linked already would empty the pin.
+        draft = pin.with_name(f"{pin.name}.{os.getpid()}.{threading.get_ident()}")
         try:
             draft.write_text(etag)
             with contextlib.suppress(FileExistsError):

@@ -28,11 +28,11 @@ def test_many_readers_agree_on_the_first_state(tmp_path: Path) -> None:
 
 def test_planted_fault_drafts_shared_by_threads_are_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pins, "threading", SimpleNamespace(get_ident=lambda: 0))
-    with pytest.raises(AssertionError):
-        for _ in range(20):
-            assert first_ones(tmp_path) == {"the tag"}
-            for pin in tmp_path.iterdir():
-                pin.unlink()
+    found: set[str] = set()
+    for number in range(20):
+        (tmp_path / str(number)).mkdir()
+        found |= first_ones(tmp_path / str(number))
+    assert "" in found
 
 
 def test_the_first_state_stays(tmp_path: Path) -> None:
