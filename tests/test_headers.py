@@ -85,7 +85,7 @@ def test_orientation_and_format_are_reported(kind: str, orientation: int) -> Non
 
 
 def test_the_law_can_fail(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(headers, "_orientation", lambda *_: 1)
+    monkeypatch.setattr("resflow.headers.jpeg.orientation_of", lambda *_: 1)
     assert len(disagreements({"turned": encode("jpeg", (20, 30), exif=exif(6))})) == 1
 
 
@@ -252,7 +252,7 @@ def test_png_whose_header_fails_its_checksum() -> None:
         read_header(bytes(data))
 
 
-@pytest.mark.parametrize(("height", "width"), [(0, 10), (10, 0), (70_000, 1), (30_000, 30_000)])
+@pytest.mark.parametrize(("height", "width"), [(0, 10), (10, 0), (70_000, 1), (65_500, 65_500)])
 def test_sizes_of_zero_and_beyond_the_limit_are_refused(height: int, width: int) -> None:
     body = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     data = b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + body + struct.pack(">I", zlib.crc32(body))

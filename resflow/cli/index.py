@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 def index(
     pattern: Annotated[str, typer.Argument(help='Shards, e.g. "shards/train-{0000..0003}.tar"; quote it.')],
     workers: Annotated[int | None, typer.Option(min=1, help="Processes that scan; chosen by size if left out.")] = None,
+    max_member_bytes: Annotated[int, typer.Option(min=1, help="Bytes of the largest member that is taken.")] = 1 << 30,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as one line of JSON.")] = False,
 ) -> None:
     """Index the images in tar shards: scan their headers, write a file beside the shards."""
@@ -25,17 +26,17 @@ def index(
 
     start = time.perf_counter()
     path = index_path(pattern)
-    found = _build(pattern, workers)
+    found = _build(pattern, workers, max_member_bytes)
     write_index(found, path)
     seconds = time.perf_counter() - start
     print(_as_json(found, path, seconds) if as_json else _as_text(found, path, seconds))
 
 
-def _build(pattern: str, workers: int | None) -> ShardIndex:
+def _build(pattern: str, workers: int | None, limit: int) -> ShardIndex:
     from resflow.sources.index_file import build_index
 
     if not sys.stderr.isatty():
-        return build_index(pattern, workers=workers)
+        return build_index(pattern, workers=workers, max_member_bytes=limit)
 
     from rich.console import Console
     from rich.progress import (
@@ -59,6 +60,7 @@ def _build(pattern: str, workers: int | None) -> ShardIndex:
         return build_index(
             pattern,
             workers=workers,
+            max_member_bytes=limit,
             progress=lambda done, total: bar.update(task, completed=done, total=total),
         )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import multiprocessing
@@ -23,6 +24,7 @@ from resflow.errors import ConfigError, IndexFileError, ShardError, WorkerError
 from resflow.plan.index import Index
 from resflow.sources.paths import Shards, index_path, pattern_text, shard_paths
 from resflow.sources.scan import ShardScan, scan_shard
+from resflow.sources.tar import MAX_MEMBER_BYTES, check_limit
 
 VERSION = 1
 _META = b"resflow"
@@ -102,25 +104,33 @@ class ShardIndex:
         return ShardIndex, fields
 
 
-def build_index(shards: Shards, *, workers: int | None = None, progress: Progress | None = None) -> ShardIndex:
+def build_index(
+    shards: Shards,
+    *,
+    workers: int | None = None,
+    progress: Progress | None = None,
+    max_member_bytes: int = MAX_MEMBER_BYTES,
+) -> ShardIndex:
     """Scan the headers of all shards.
 
     Args:
         shards: pattern, path, or a sequence of them.
         workers: processes, at least 1; by default 1 for less than 4 GiB of shards, else at most 4.
         progress: called after each shard with bytes done and bytes in all.
+        max_member_bytes: of the largest member that is taken; readers have the same limit.
 
     Returns:
         The index, the same for any number of workers.
 
     Raises:
         ConfigError: no shards, or a wrong number of workers.
-        ShardError: a shard is missing, damaged, cut short or empty, or repeats a key.
+        ShardError: a shard is missing, damaged, cut short or empty, repeats a key, or has a member that is too large.
         HeaderError: a sample has no image, or one whose size cannot be read.
         WorkerError: a worker process died.
     """
     if workers is not None and workers < 1:
         raise ConfigError(f"workers must be at least 1; got {workers}")
+    scan = functools.partial(scan_shard, max_member_bytes=check_limit(max_member_bytes))
     paths = shard_paths(shards)
     sizes = [_size_on_disk(path) for path in paths]
     if workers is None:
@@ -128,14 +138,14 @@ def build_index(shards: Shards, *, workers: int | None = None, progress: Progres
     workers = min(workers, len(paths))
     columns: dict[str, list[Any]] = {name: [] for name in _SCHEMA.names}
     done = 0
-    with _scans(paths, workers) as scans:
-        for number, scan in enumerate(scans):
-            if scan.shard_size != sizes[number]:
+    with _scans(scan, paths, workers) as scans:
+        for number, found in enumerate(scans):
+            if found.shard_size != sizes[number]:
                 raise ShardError("changed size while it was scanned. Index it again.", shard=str(paths[number]))
-            columns["shard"].append(np.full(len(scan.keys), number, np.int32))
+            columns["shard"].append(np.full(len(found.keys), number, np.int32))
             for name in ("offset", "length", "size", "image_offset", "image_length"):
-                columns[name].append(getattr(scan, name))
-            columns["key"].append(pa.array(scan.keys, pa.large_string()))
+                columns[name].append(getattr(found, name))
+            columns["key"].append(pa.array(found.keys, pa.large_string()))
             done += sizes[number]
             if progress is not None:
                 progress(done, sum(sizes))
@@ -337,14 +347,14 @@ def _size_on_disk(path: Path) -> int:
 
 
 @contextmanager
-def _scans(paths: list[Path], workers: int) -> Iterator[Iterator[ShardScan]]:
+def _scans(scan: Callable[[Path], ShardScan], paths: list[Path], workers: int) -> Iterator[Iterator[ShardScan]]:
     """Scans in the order of the shards, whatever the number of workers."""
     if workers == 1:
-        yield map(scan_shard, paths)
+        yield map(scan, paths)
         return
     pool = ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"))
     try:
-        yield pool.map(scan_shard, paths)
+        yield pool.map(scan, paths)
     except BrokenProcessPool as error:
         raise WorkerError(
             "a process that scans shards died. In a script, call this below `if __name__ == '__main__':`; "

@@ -30,6 +30,7 @@ from resflow.sources.pins import Pins
 from resflow.sources.shards import ShardSource
 from resflow.sources.store import Store
 from resflow.sources.stream import stream_names
+from resflow.sources.tar import MAX_MEMBER_BYTES
 from resflow.sources.tiers import Tiers, open_tiers, tiers_path
 
 _COMMAND = "resflow index where the shards lie, and copy the index beside them"
@@ -88,6 +89,7 @@ class RemoteShardSource(ShardSource):
         shards: a URL with braces, or a sequence of URLs.
         store: how they are read, and whether they are kept.
         content: the index file's bytes, if they are here already.
+        max_member_bytes: most bytes that are read for one sample, all its members together; more is a `ShardError`.
 
     Raises:
         ConfigError: the shards lie in several folders, or a package for the store is missing.
@@ -95,7 +97,14 @@ class RemoteShardSource(ShardSource):
         IndexFileError: there is no index; it is damaged, of another version, or lists other shards.
     """
 
-    def __init__(self, shards: Shards, *, store: Store | None = None, content: bytes | None = None) -> None:
+    def __init__(
+        self,
+        shards: Shards,
+        *,
+        store: Store | None = None,
+        content: bytes | None = None,
+        max_member_bytes: int = MAX_MEMBER_BYTES,
+    ) -> None:
         self.store = store or Store()
         url = index_url(shards)
         if content is None:
@@ -124,7 +133,7 @@ class RemoteShardSource(ShardSource):
             )
         self._cache = None if self.store.cache is None else ShardCache(Path(self.store.cache), self.store.cache_bytes)
         self._fetcher = Fetcher(self.store, Pins(folder))
-        super().__init__(index)
+        super().__init__(index, max_member_bytes=max_member_bytes)
 
     def name(self, sample_id: int) -> tuple[str, str]:
         """URL of the shard, without its secrets, and key of a sample, for messages."""

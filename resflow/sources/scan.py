@@ -12,7 +12,7 @@ import numpy.typing as npt
 from resflow.errors import HeaderError, ShardError
 from resflow.headers import HeaderTruncatedError, ImageHeader, read_header
 from resflow.sources.groups import IMAGE_EXTENSIONS, group_members
-from resflow.sources.tar import Member, Read, read_members
+from resflow.sources.tar import MAX_MEMBER_BYTES, Member, Read, read_members
 
 _WINDOW = 16 * 1024  # bytes a read: a tar header, most image headers, and the small members in between
 _FIRST = 4 * 1024  # bytes of an image that are tried first
@@ -41,17 +41,19 @@ class ShardScan:
     shard_size: int
 
 
-def scan_shard(path: Path) -> ShardScan:
+def scan_shard(path: Path, max_member_bytes: int = MAX_MEMBER_BYTES) -> ShardScan:
     """Read the headers of one shard's members and images; no image is decoded.
 
     Args:
         path: a local, uncompressed tar.
+        max_member_bytes: of the largest member that is taken.
 
     Returns:
         Its samples, in order.
 
     Raises:
-        ShardError: the shard is missing, unreadable, damaged, cut short, holds no samples, or repeats a key.
+        ShardError: the shard is missing, unreadable, damaged, cut short, holds no samples, repeats a key, or has a
+            member that is too large.
         HeaderError: a sample has no image, or one whose size cannot be read.
     """
     shard = str(path)
@@ -60,21 +62,21 @@ def scan_shard(path: Path) -> ShardScan:
     except OSError as error:
         raise ShardError(f"cannot be opened: {error.strerror}. Check the path.", shard=shard) from error
     try:
-        return _scan(descriptor, shard)
+        return _scan(descriptor, shard, max_member_bytes)
     except OSError as error:
         raise ShardError(f"cannot be read: {error.strerror}. Check the disk.", shard=shard) from error
     finally:
         os.close(descriptor)
 
 
-def _scan(descriptor: int, shard: str) -> ShardScan:
+def _scan(descriptor: int, shard: str, max_member_bytes: int) -> ShardScan:
     shard_size = os.fstat(descriptor).st_size
     read = _windowed(descriptor)
     keys: list[str] = []
     rows: list[tuple[int, ...]] = []
     for key, members, image, (start, end) in (
         (group.key, group.members, group.image, group.extent)
-        for group in group_members(read_members(read, shard, end=shard_size), shard)
+        for group in group_members(read_members(read, shard, end=shard_size, max_member_bytes=max_member_bytes), shard)
     ):
         if image is None:
             raise HeaderError(

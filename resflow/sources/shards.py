@@ -22,7 +22,7 @@ from resflow.sources.index_file import ShardIndex, open_index
 from resflow.sources.paths import Shards, pattern_text
 from resflow.sources.pieces import AFTER, BEFORE, TIER, WHOLE, Pieces, Run, joined, parts_of_samples, whole_samples
 from resflow.sources.store import Store
-from resflow.sources.tar import Member, Read, read_members
+from resflow.sources.tar import MAX_MEMBER_BYTES, Member, Read, check_limit, read_members, too_large
 from resflow.sources.tiers import Tiers, open_tiers
 
 _OPEN_SHARDS = 64
@@ -40,6 +40,7 @@ class ShardSource:
     Args:
         shards: a pattern, a path, a URL with braces, a sequence of them (their index is opened), or an index.
         store: how shards at URLs are read.
+        max_member_bytes: most bytes that are read for one sample, all its members together; more is a `ShardError`.
 
     Raises:
         IndexFileError: the index is missing, stale, damaged or of another version.
@@ -55,9 +56,12 @@ class ShardSource:
             return super().__new__(RemoteShardSource)
         return super().__new__(cls)
 
-    def __init__(self, shards: Shards | ShardIndex, *, store: Store | None = None) -> None:
+    def __init__(
+        self, shards: Shards | ShardIndex, *, store: Store | None = None, max_member_bytes: int = MAX_MEMBER_BYTES
+    ) -> None:
         if store is not None:
             raise ConfigError("store is how shards at URLs are read; these are local files. Drop it, or name a URL.")
+        self._max_member_bytes = check_limit(max_member_bytes)
         self.shard_index = shards if isinstance(shards, ShardIndex) else open_index(shards)
         self._command = f"resflow tiers {'PATTERN' if isinstance(shards, ShardIndex) else pattern_text(shards)}"
         self._tiers: Tiers | None = None
@@ -95,6 +99,7 @@ class ShardSource:
             ShardError: a shard is missing, cut short, damaged, or not what was indexed.
         """
         pieces = whole_samples(self.shard_index, sample_ids)
+        self._check_lengths(pieces, sample_ids)
         found = self._read(pieces, joined(pieces, _GAP, _RUN))
         return [self._sample(sample_id, found[place, WHOLE]) for place, sample_id in enumerate(sample_ids.tolist())]
 
@@ -128,6 +133,7 @@ class ShardSource:
         pieces = parts_of_samples(
             self.shard_index, self.open_tiers(), sample_ids, tier, members=members, command=self._command
         )
+        self._check_lengths(pieces, sample_ids)
         runs = joined(pieces, _SMALL_GAP, _RUN)
         self._ask_ahead(runs)  # all of the batch at once; the plan tells only what whole samples will be read
         found = self._read(pieces, runs)
@@ -157,7 +163,7 @@ class ShardSource:
         self._reset()
 
     def __getstate__(self) -> dict[str, Any]:
-        names = ("shard_index", "_command", "_tiers", "_looked")
+        names = ("shard_index", "_command", "_tiers", "_looked", "_max_member_bytes")
         return {name: getattr(self, name) for name in names}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -172,6 +178,16 @@ class ShardSource:
 
     def _find_tiers(self) -> Tiers | None:
         return open_tiers(self.shard_index, command=self._command)
+
+    def _check_lengths(self, pieces: Pieces, sample_ids: npt.NDArray[np.int64]) -> None:
+        """Refuse what is too large before memory is taken for it."""
+        length = pieces.end - pieces.start
+        if len(length) and int(length.max()) > self._max_member_bytes:
+            piece = int(length.argmax())
+            shard, key = self.name(int(sample_ids[pieces.place[piece]]))
+            raise too_large(
+                f"sample {key!r}", int(length[piece]), self._max_member_bytes, shard, int(pieces.start[piece])
+            )
 
     def _read(self, pieces: Pieces, runs: Sequence[Run]) -> dict[tuple[int, int], memoryview]:
         """The bytes of pieces, by place in the batch and kind."""
@@ -224,7 +240,8 @@ class ShardSource:
         end = start + int(index.index.length[sample_id])
         shard, key = self.name(sample_id)
         members: dict[str, Member] = {}
-        for member in read_members(read, shard, start=start, end=end, archive=False):
+        limit = self._max_member_bytes
+        for member in read_members(read, shard, start=start, end=end, archive=False, max_member_bytes=limit):
             parts = split_name(member.name)
             if parts is None:
                 continue
@@ -256,7 +273,8 @@ class ShardSource:
         def read(offset: int, count: int) -> memoryview:
             return data[offset - start : offset - start + count]
 
-        members = list(read_members(read, shard, start=start, end=start + len(data), archive=False))
+        end, limit = start + len(data), self._max_member_bytes
+        members = list(read_members(read, shard, start=start, end=end, archive=False, max_member_bytes=limit))
         if len(members) != 1 or split_name(members[0].name) != (key, "jpg"):
             raise ShardError(
                 f"{members[0].name if members else 'nothing'!r} found where tier {tiers.sides[number]} should have "

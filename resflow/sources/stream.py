@@ -23,7 +23,7 @@ from resflow.sources.filling import bring
 from resflow.sources.groups import IMAGE_EXTENSIONS, group_members, split_name
 from resflow.sources.paths import Shards, shard_paths
 from resflow.sources.store import Store
-from resflow.sources.tar import Member, read_members
+from resflow.sources.tar import MAX_MEMBER_BYTES, Member, check_limit, read_members
 
 __all__ = ["ShardStream", "is_remote", "read_shard", "stream_names"]
 
@@ -44,6 +44,7 @@ class ShardStream(torch.utils.data.IterableDataset[Sample]):
         seed: the order follows from it and the epoch, in [0, 2**64).
         world: which rank this is.
         store: how shards at URLs are read; with a cache each is downloaded whole before its first sample comes.
+        max_member_bytes: of the largest member that is read; a larger one is a `ShardError`.
 
     Raises:
         ConfigError: no shards, one named twice, `pipe:`, a number out of range, or a scheme that is not allowed.
@@ -58,7 +59,9 @@ class ShardStream(torch.utils.data.IterableDataset[Sample]):
         seed: int = 0,
         world: World | None = None,
         store: Store | None = None,
+        max_member_bytes: int = MAX_MEMBER_BYTES,
     ) -> None:
+        self._max_member_bytes = check_limit(max_member_bytes)
         if not 0 <= seed < 1 << 64 or shuffle_buffer < 0:
             raise ConfigError(
                 f"seed must be in [0, 2**64) and shuffle_buffer at least 0; got {seed} and {shuffle_buffer}"
@@ -114,7 +117,8 @@ class ShardStream(torch.utils.data.IterableDataset[Sample]):
         order = np.arange(len(self.shards))
         if self._shuffle:
             order = np.argsort(bits(self._seed, self.epoch, _SHARDS).random_raw(len(order)), kind="stable")
-        samples = _read_all([self.shards[shard] for shard in order[part::parts].tolist()], self.store)
+        mine = [self.shards[shard] for shard in order[part::parts].tolist()]
+        samples = _read_all(mine, self.store, self._max_member_bytes)
         if not self._shuffle_buffer:
             return samples
         return _mixed(samples, self._shuffle_buffer, bits(self._seed, self.epoch, _SAMPLES + part))
@@ -156,42 +160,44 @@ def stream_names(shards: Shards) -> tuple[str, ...]:
     return tuple(names)
 
 
-def read_shard(shard: str, store: Store | None = None) -> Iterator[Sample]:
+def read_shard(shard: str, store: Store | None = None, max_member_bytes: int = MAX_MEMBER_BYTES) -> Iterator[Sample]:
     """Read one shard from its first byte to its last.
 
     Args:
         shard: path or URL of an uncompressed tar.
         store: how a URL is read.
+        max_member_bytes: of the largest member that is read.
 
     Yields:
         Its samples, in order.
 
     Raises:
-        ShardError: it is missing, unreadable, damaged, cut short, holds no samples, or repeats a key.
+        ShardError: it is missing, unreadable, damaged, cut short, holds no samples, repeats a key, or has a member
+            that is too large.
         HeaderError: a sample has no image.
         ConfigError: the URL's scheme is not allowed, or its package is not installed.
     """
-    return _read_all([shard], store or Store())
+    return _read_all([shard], store or Store(), check_limit(max_member_bytes))
 
 
-def _read_all(shards: list[str], store: Store) -> Iterator[Sample]:
+def _read_all(shards: list[str], store: Store, max_member_bytes: int) -> Iterator[Sample]:
     fetcher = Fetcher(store)
     try:
         for shard in shards:
             stream = _Forward(_open(shard, fetcher))
             try:
-                yield from _samples(stream, shown(shard))
+                yield from _samples(stream, shown(shard), max_member_bytes)
             finally:
                 stream.close()
     finally:
         fetcher.close()
 
 
-def _samples(stream: _Forward, shard: str) -> Iterator[Sample]:
+def _samples(stream: _Forward, shard: str, max_member_bytes: int) -> Iterator[Sample]:
     held: dict[int, memoryview] = {}  # data by offset, from a member's arrival to its sample's end
 
     def members() -> Iterator[Member]:
-        for member in read_members(stream.read, shard, end=None):
+        for member in read_members(stream.read, shard, end=None, max_member_bytes=max_member_bytes):
             if split_name(member.name) is not None:
                 held[member.offset] = data = memoryview(stream.read(member.offset, member.size))
                 if len(data) < member.size:

@@ -5,7 +5,8 @@ This reader checks every header's checksum, wants the end-of-archive and nothing
 and byte offset otherwise. Only headers are read; nothing is ever written to disk by a member's name.
 
 Directories are skipped. Links, devices, sparse files and multi-volume parts are refused: they stand for data that is
-not in the archive where a reader of samples would look for it.
+not in the archive where a reader of samples would look for it. So are members larger than a limit: a reader would
+allocate what a header claims.
 """
 
 from __future__ import annotations
@@ -16,9 +17,11 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import NamedTuple, TypeAlias
 
-from resflow.errors import ShardError
+from resflow.errors import ConfigError, ShardError
 
 BLOCK = 512
+MAX_MEMBER_BYTES = 1 << 30
+"""Bytes of the largest member that is read, unless the reader is told another limit."""
 
 Read: TypeAlias = Callable[[int, int], bytes | memoryview]
 """(offset, count) -> the bytes there, fewer only where the archive ends."""
@@ -26,6 +29,7 @@ Read: TypeAlias = Callable[[int, int], bytes | memoryview]
 _HEADER = struct.Struct("100s24x12s12x8sc100x8s80x155s12x")  # name, size, checksum, type, magic, prefix
 _ZEROS = bytes(BLOCK)
 _MAX_EXTENSION = 1 << 20  # bytes of one long name or pax header
+_MAX_DIGITS = 20  # of a number in a pax record: a signed one of 64 bits has 19
 _REFUSED = {
     b"1": "a hard link",
     b"2": "a symbolic link",
@@ -53,7 +57,15 @@ class Member(NamedTuple):
     header: int
 
 
-def read_members(read: Read, shard: str, *, end: int | None, start: int = 0, archive: bool = True) -> Iterator[Member]:
+def read_members(
+    read: Read,
+    shard: str,
+    *,
+    end: int | None,
+    start: int = 0,
+    archive: bool = True,
+    max_member_bytes: int = MAX_MEMBER_BYTES,
+) -> Iterator[Member]:
     """List the regular files of a tar archive, or of a stretch of whole members within one.
 
     Args:
@@ -63,12 +75,14 @@ def read_members(read: Read, shard: str, *, end: int | None, start: int = 0, arc
             then finds out for itself when a member's data are cut short.
         start: offset of the first header.
         archive: whether an end-of-archive must close the list; False for a stretch.
+        max_member_bytes: of the largest member that is taken.
 
     Yields:
         Members in the order of the archive.
 
     Raises:
-        ShardError: a damaged header, data or end cut short, bytes after the end, or a kind of member that is refused.
+        ShardError: a damaged header, data or end cut short, bytes after the end, a member that is too large, or
+            of a kind that is refused.
     """
     position, header, pax_size = start, -1, None
     long_name: str | None = None
@@ -123,6 +137,8 @@ def read_members(read: Read, shard: str, *, end: int | None, start: int = 0, arc
             if magic == b"ustar\x0000" and prefix[0]:
                 full = f"{_text(prefix, shard, position)}/{full}"
         if kind in b"0\x007" and not full.endswith("/"):
+            if size > max_member_bytes:
+                raise too_large(f"member {full!r}", size, max_member_bytes, shard, position)
             yield Member(full, data, size, header)
         elif kind not in b"05\x00":
             what = _REFUSED.get(kind, f"a member of type {kind!r}")
@@ -135,6 +151,24 @@ def read_members(read: Read, shard: str, *, end: int | None, start: int = 0, arc
         position, header, pax_size, long_name = following, -1, None, None
     if header >= 0:
         raise _damaged(shard, position, "a header extension without a member")
+
+
+def check_limit(max_member_bytes: int) -> int:
+    """The limit itself; ConfigError unless it is a whole number above 0."""
+    if type(max_member_bytes) is not int or max_member_bytes < 1:
+        raise ConfigError(f"max_member_bytes must be a whole number of bytes above 0; got {max_member_bytes!r}")
+    return max_member_bytes
+
+
+def too_large(what: str, size: int, limit: int, shard: str, offset: int) -> ShardError:
+    """The error for what is not read, since it has more bytes than the limit."""
+    return ShardError(
+        f"{what} has {size} bytes; at most max_member_bytes={limit} are read. Leave it out, or raise the limit where "
+        f"the shards are opened: ShardSource or ShardStream(..., max_member_bytes={size}), resflow index "
+        f"--max-member-bytes {size}.",
+        shard=shard,
+        offset=offset,
+    )
 
 
 def _checksum_matches(block: bytes, field: bytes) -> bool:
@@ -182,12 +216,13 @@ def _pax(body: bytes, shard: str, position: int, *, everywhere: bool) -> tuple[s
     """Path and size from a pax header's records, `length key=value` and a newline each."""
     path: str | None = None
     size: int | None = None
-    while body.strip(b"\0"):
-        digits, _, _ = body.partition(b" ")
-        length = int(digits) if digits.isdigit() else 0
-        record = body[len(digits) + 1 : length - 1]
-        key, equals, value = record.partition(b"=")
-        if not equals or len(body) < length or body[length - 1] != 0x0A:
+    start, end = 0, len(body.rstrip(b"\0"))
+    while start < end:
+        space = body.find(b" ", start, start + _MAX_DIGITS)
+        digits = body[start : max(space, start)]
+        stop = start + (int(digits) if digits.isdigit() else 0)
+        key, equals, value = body[space + 1 : stop - 1].partition(b"=")
+        if not equals or not start < space < stop <= end or body[stop - 1] != 0x0A:
             raise _damaged(shard, position, "a pax record is malformed")
         if key.startswith(b"GNU.sparse."):
             raise _damaged(shard, position, "a sparse file, which is not read; write the shard without --sparse")
@@ -196,10 +231,10 @@ def _pax(body: bytes, shard: str, position: int, *, everywhere: bool) -> tuple[s
         if key == b"path" and value:
             path = _text(value, shard, position).rstrip("/")
         elif key == b"size" and value:
-            if not value.isdigit():
-                raise _damaged(shard, position, f"pax size {value!r} is not a number")
+            if not value.isdigit() or len(value) >= _MAX_DIGITS:
+                raise _damaged(shard, position, f"pax size {value[:40]!r} is not a number")
             size = int(value)
-        body = body[length:]
+        start = stop
     return path, size
 
 
