@@ -32,6 +32,8 @@ _SCHEDULES = (Constant, Linear, Cosine, Steps, Cyclic, RandomMultiScale)
 _VIEWS = (RandomResizedCrop, HorizontalFlip, VerticalFlip, Rotate, Affine)
 _NORMALIZATIONS = {"imagenet": IMAGENET, "unit": UNIT}
 _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+MAX_PIXELS = 178_956_970
+"""Of the largest image that is decoded unless `Pipeline.max_pixels` says otherwise: where Pillow, too, refuses."""
 _ENGINES = ("auto", "dali", "turbo", "pillow")
 
 
@@ -54,6 +56,7 @@ class Pipeline:
             keypoints and classes of pixels; None: no targets.
         tier_quality: of shards with tiers (`resflow tiers`), the smallest is read that holds at least so many pixels of
             what is drawn for an output pixel along each axis; above 0. None reads the originals.
+        max_pixels: height times width of the largest image that is decoded; a larger one is a `DecodeError`.
         engine: "auto" (dali on a GPU, turbo on a CPU), "dali", "turbo" or "pillow".
         device: where batches are handed out: "cpu", "cuda" or "cuda:N".
 
@@ -72,6 +75,7 @@ class Pipeline:
     dtype: torch.dtype = torch.float32
     targets: str | Targets | None = "cls"
     tier_quality: float | None = 1.0
+    max_pixels: int = MAX_PIXELS
     engine: str = "auto"
     device: str = "cpu"
 
@@ -103,6 +107,7 @@ class Pipeline:
                 self.tier_quality is None or (_number(self.tier_quality) and 0 < self.tier_quality < float("inf")),
                 "a number above 0, or None",
             ),
+            ("max_pixels", _whole(self.max_pixels), "a whole number of pixels above 0"),
             ("engine", self.engine in _ENGINES, f"one of {', '.join(_ENGINES)}"),
             ("device", _device(self.device), '"cpu", "cuda" or "cuda:N"'),
         )
@@ -203,7 +208,9 @@ class Pipeline:
         and pixels differ by its tolerance.
         """
         return {
-            field.name: _text(getattr(self, field.name)) for field in dataclasses.fields(self) if field.name != "device"
+            field.name: _text(getattr(self, field.name))
+            for field in dataclasses.fields(self)
+            if field.name not in ("device", "max_pixels")
         }
 
 

@@ -11,7 +11,7 @@ import torch
 
 from resflow.errors import ConfigError, DecodeError, HeaderError
 from resflow.geometry.affine import Geometry
-from resflow.headers import ImageHeader, read_header
+from resflow.headers import ImageHeader, count_scans, read_header
 
 Encoded: TypeAlias = bytes | memoryview
 Pixels: TypeAlias = npt.NDArray[np.uint8]
@@ -21,7 +21,9 @@ Fill: TypeAlias = tuple[int, int, int]
 
 ENGINES = ("auto", "turbo", "dali", "pillow")
 MAX_PIXELS = 178_956_970
-"""Images with more pixels are refused before decoding: twice Pillow's warning limit, where Pillow refuses."""
+"""Images with more pixels are refused before decoding, unless an engine is opened with another limit."""
+MAX_SCANS = 100
+"""Scans of a JPEG: each costs time by the pixels and next to no bytes. Encoders write about ten."""
 
 
 class Decoder(Protocol):
@@ -52,7 +54,12 @@ class Decoder(Protocol):
 
 
 def open_engine(
-    name: str, device: str = "cpu", fill: Fill = (0, 0, 0), threads: int = 1, max_batch: int = 256
+    name: str,
+    device: str = "cpu",
+    fill: Fill = (0, 0, 0),
+    threads: int = 1,
+    max_batch: int = 256,
+    max_pixels: int = MAX_PIXELS,
 ) -> Decoder:
     """Open a decode engine.
 
@@ -63,6 +70,7 @@ def open_engine(
         fill: colour of padding pixels, RGB, 0 to 255.
         threads: decoding threads, at least 1.
         max_batch: largest number of images that one run takes; dali splits longer batches.
+        max_pixels: height times width of the largest image that is decoded; of a larger one no byte is.
 
     Returns:
         The engine.
@@ -75,12 +83,57 @@ def open_engine(
         raise ConfigError(f"engine must be one of {', '.join(ENGINES)}; got {name!r}")
     if kind not in ("cpu", "cuda"):
         raise ConfigError(f"device must be 'cpu', 'cuda' or 'cuda:N'; got {device!r}")
-    if threads < 1 or max_batch < 1:
-        raise ConfigError(f"threads and max_batch must be at least 1; got {threads} and {max_batch}")
+    if threads < 1 or max_batch < 1 or max_pixels < 1:
+        raise ConfigError(
+            f"threads, max_batch and max_pixels must be at least 1; got {threads}, {max_batch} and {max_pixels}"
+        )
     if len(fill) != 3 or not all(0 <= value <= 255 for value in fill):
         raise ConfigError(f"fill must be three values in 0..255 (RGB); got {fill}")
+    return LimitedDecoder(_opened(name, device, fill, threads, max_batch), max_pixels)
+
+
+class LimitedDecoder:
+    """An engine that never sees an image of more than `max_pixels`.
+
+    Engines refuse an image whose header does not tell the size that its geometry was made for. So it is enough to look
+    at the geometry.
+
+    Args:
+        engine: what decodes.
+        max_pixels: height times width of the largest image that it is given.
+    """
+
+    def __init__(self, engine: Decoder, max_pixels: int) -> None:
+        self.engine, self._max_pixels = engine, max_pixels
+
+    def decode(
+        self, encoded: Sequence[Encoded | Pixels], geometry: Geometry, out: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """See `Decoder.decode`."""
+        pixels = geometry.source_size.astype(np.int64).prod(axis=1)
+        if len(pixels) and pixels.max() > self._max_pixels:
+            for position, image in enumerate(encoded[: len(pixels)]):
+                if pixels[position] > self._max_pixels and not isinstance(image, np.ndarray):
+                    height, width = geometry.source_size[position].tolist()
+                    raise _too_many_pixels(position, height, width, self._max_pixels)
+        return self.engine.decode(encoded, geometry, out)
+
+    def close(self) -> None:
+        """See `Decoder.close`."""
+        self.engine.close()
+
+
+def _too_many_pixels(position: int, height: int, width: int, limit: int) -> DecodeError:
+    return DecodeError(
+        f"image {position} of the batch is not decoded: {height}x{width} (HxW) are {height * width} pixels; at most "
+        f"max_pixels={limit} are accepted. Leave it out, or raise the limit: Pipeline(max_pixels={height * width}).",
+        position=position,
+    )
+
+
+def _opened(name: str, device: str, fill: Fill, threads: int, max_batch: int) -> Decoder:
     if name == "auto":
-        name = "dali" if kind == "cuda" else "turbo"
+        name = "turbo" if torch.device(device).type == "cpu" else "dali"
     if name == "dali":
         try:
             from resflow.decode.dali import DaliDecoder
@@ -92,7 +145,7 @@ def open_engine(
                 "`pip install nvidia-dali-cuda120` (Linux only), or use engine 'turbo' with device 'cpu'."
             ) from error
         return DaliDecoder(fill, device=device, threads=threads, max_batch=max_batch)
-    if kind != "cpu":
+    if torch.device(device).type != "cpu":
         raise ConfigError(
             f"engine {name!r} decodes on the CPU; got device {device!r}. Use engine 'dali', or device 'cpu' and "
             "move the batches."
@@ -130,20 +183,15 @@ def checked_header(engine: str, position: int, encoded: Encoded, size: tuple[int
         The header.
 
     Raises:
-        DecodeError: no header, more than `MAX_PIXELS` pixels, another size.
+        DecodeError: no header, a JPEG of more than `MAX_SCANS` scans, another size.
     """
     try:
         header = read_header(encoded)
     except HeaderError as error:
         raise decode_error(engine, position, encoded, error.message) from error
-    if header.height * header.width > MAX_PIXELS:
-        raise decode_error(
-            engine,
-            position,
-            encoded,
-            f"{header.height}x{header.width} (HxW) is more than the {MAX_PIXELS} pixels that are accepted",
-            header.format,
-        )
+    if header.format == "jpeg" and (scans := count_scans(encoded)) > MAX_SCANS:
+        what = f"it has {scans} scans, at most {MAX_SCANS} are accepted: decoding would take very long"
+        raise decode_error(engine, position, encoded, what, header.format)
     check_size(engine, position, (header.height, header.width), size)
     return header
 

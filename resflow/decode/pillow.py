@@ -5,12 +5,23 @@ from __future__ import annotations
 import io
 import struct
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import BinaryIO
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from PIL import Image, ImageOps
+from PIL import (
+    AvifImagePlugin,
+    BmpImagePlugin,
+    GifImagePlugin,
+    Image,
+    ImageOps,
+    JpegImagePlugin,
+    PngImagePlugin,
+    TiffImagePlugin,
+    WebPImagePlugin,
+)
 
 from resflow.decode.base import (
     Encoded,
@@ -25,7 +36,18 @@ from resflow.decode.base import (
 from resflow.decode.place import place
 from resflow.decode.placement import placement
 from resflow.geometry.affine import Geometry
+from resflow.headers import read_header
 
+# Image.open would try all its readers by turns, and has one limit of pixels for the whole process.
+_READERS: dict[str, Callable[[BinaryIO, str], Image.Image]] = {
+    "jpeg": JpegImagePlugin.jpeg_factory,
+    "png": PngImagePlugin.PngImageFile,
+    "webp": WebPImagePlugin.WebPImageFile,
+    "gif": GifImagePlugin.GifImageFile,
+    "tiff": TiffImagePlugin.TiffImageFile,
+    "bmp": BmpImagePlugin.BmpImageFile,
+    "avif": AvifImagePlugin.AvifImageFile,
+}
 # What Pillow's readers raise on damaged files, besides OSError.
 _DAMAGE = (
     OSError,
@@ -42,22 +64,24 @@ _DAMAGE = (
 )
 
 
-def decode_rgb(encoded: Encoded) -> npt.NDArray[np.uint8]:
-    """Decode one image of any format that Pillow reads: the reference decode.
+def decode_rgb(encoded: Encoded, kind: str | None = None) -> npt.NDArray[np.uint8]:
+    """Decode one image of any format that `resflow.headers` knows: the reference decode.
 
     The first frame, upright by its orientation, alpha dropped, greyscale repeated, CMYK converted by Pillow, 16-bit
     values shifted right by 8.
 
     Args:
         encoded: the encoded image.
+        kind: its format, if it is known.
 
     Returns:
         uint8 [H, W, 3], contiguous.
 
     Raises:
+        HeaderError: no known format.
         OSError: or any other of Pillow's errors, where the image is damaged.
     """
-    with Image.open(io.BytesIO(encoded)) as opened:
+    with _READERS[kind or read_header(encoded).format](io.BytesIO(encoded), "") as opened:
         image = ImageOps.exif_transpose(opened)
         if image.mode.startswith("I;16"):
             grey = (np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8)
@@ -85,7 +109,7 @@ def decode_checked(
         DecodeError: the image is damaged, or of another size.
     """
     try:
-        pixels = decode_rgb(encoded)
+        pixels = decode_rgb(encoded, kind)
     except _DAMAGE as error:
         raise decode_error(engine, position, encoded, f"{type(error).__name__}: {error}", kind) from error
     check_size(engine, position, (pixels.shape[0], pixels.shape[1]), size)

@@ -16,9 +16,18 @@ from resflow.headers.avif import read_avif
 from resflow.headers.base import Bytes, Format, HeaderTruncatedError, Stored, broken, truncated
 from resflow.headers.exif import read_tiff
 from resflow.headers.formats import read_bmp, read_gif, read_png, read_webp
-from resflow.headers.jpeg import read_jpeg
+from resflow.headers.jpeg import count_scans, read_jpeg
 
-__all__ = ["MAX_PIXELS", "MAX_SIDE", "Bytes", "Format", "HeaderTruncatedError", "ImageHeader", "read_header"]
+__all__ = [
+    "MAX_PIXELS",
+    "MAX_SIDE",
+    "Bytes",
+    "Format",
+    "HeaderTruncatedError",
+    "ImageHeader",
+    "count_scans",
+    "read_header",
+]
 
 MAX_SIDE = 65_535
 """Largest height or width that is accepted, in pixels."""

@@ -136,6 +136,7 @@ class BatchMaker:
                 fill=self.pipeline.fit.fill,
                 threads=self._threads if here == self._home_process else 1,
                 max_batch=self._max_batch,
+                max_pixels=self.pipeline.max_pixels,
             )
             self._engine_process = here
         return self._engine

@@ -185,7 +185,7 @@ def test_oversample_trades_accuracy_for_size() -> None:
 
 
 def test_auto_is_turbo_on_the_cpu() -> None:
-    assert isinstance(open_engine("auto"), TurboDecoder)
+    assert isinstance(open_engine("auto").engine, TurboDecoder)  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize(
@@ -197,7 +197,10 @@ def test_auto_is_turbo_on_the_cpu() -> None:
             "engine 'turbo' decodes on the CPU; got device 'cuda'. Use engine 'dali'",
         ),
         ({"name": "auto", "device": "tpu"}, "device must be 'cpu', 'cuda' or 'cuda:N'; got 'tpu'"),
-        ({"name": "turbo", "threads": 0}, "threads and max_batch must be at least 1; got 0 and 256"),
+        (
+            {"name": "turbo", "threads": 0},
+            "max_batch and max_pixels must be at least 1; got 0, 256 and 178956970",
+        ),
         ({"name": "turbo", "fill": (0, 0, 256)}, r"fill must be three values in 0..255 \(RGB\); got"),
     ],
 )
