@@ -15,13 +15,14 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from resflow import augment, errors, schedules, sources, views
+    from resflow import augment, schedules, sources, views
     from resflow.batch import Batch
     from resflow.geometry import Fit
     from resflow.loader import DataLoader
     from resflow.normalize import IMAGENET, Normalize
     from resflow.pipeline import Pipeline
     from resflow.plan import Buckets, PixelBudget, World
+    from resflow.skip import Skip
     from resflow.targets import Targets
 
 __version__ = "0.1.0"
@@ -35,10 +36,10 @@ __all__ = [
     "Normalize",
     "Pipeline",
     "PixelBudget",
+    "Skip",
     "Targets",
     "World",
     "augment",
-    "errors",
     "schedules",
     "sources",
     "views",
@@ -53,6 +54,7 @@ _HOME = {
     "Normalize": "resflow.normalize",
     "Pipeline": "resflow.pipeline",
     "PixelBudget": "resflow.plan",
+    "Skip": "resflow.skip",
     "Targets": "resflow.targets",
     "World": "resflow.plan",
 }

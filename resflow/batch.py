@@ -11,6 +11,7 @@ import torch
 
 from resflow.errors import ConfigError, TargetError
 from resflow.geometry import Geometry
+from resflow.skip import Skipped
 from resflow.targets import KeypointPairs, invert_boxes, invert_keypoints, invert_masks, invert_predictions
 
 Ragged: TypeAlias = Sequence[torch.Tensor] | torch.Tensor
@@ -34,6 +35,9 @@ class Batch:
         seed: what was drawn for the batch as a whole follows from it.
         mixed: whether images were mixed with others of the batch, so that `transform` tells only part of them.
         keypoint_pairs: places of left and right keypoints, which swapped names in images that were mirrored.
+        present: bool [B], False where a bad sample left a blank place (docs/skip.md): with `on_error=Skip(...)`, else
+            None.
+        skipped: the bad samples of those places, in order.
     """
 
     images: torch.Tensor
@@ -47,6 +51,8 @@ class Batch:
     seed: int = 0
     mixed: bool = False
     keypoint_pairs: KeypointPairs = ()
+    present: torch.Tensor | None = None
+    skipped: tuple[Skipped, ...] = ()
 
     def __iter__(self) -> Iterator[Any]:
         return iter((self.images, self.targets))

@@ -5,11 +5,13 @@
     ├── PlanError (ValueError)          no plan satisfies what was asked: batch size, stride, resolution
     ├── StateError (ValueError)         a saved state does not belong to this loader
     ├── ShardError                      the bytes of a shard are missing, cut short or damaged
-    │   └── IndexFileError              the index is missing, stale, damaged or of another version
+    │   ├── IndexFileError              the index is missing, stale, damaged or of another version
+    │   └── StoreError                  a remote store does not give a shard's bytes
     ├── SampleError                     one sample is at fault; carries its key and shard
     │   ├── HeaderError                 no size can be read from an image's first bytes
     │   ├── DecodeError                 an engine could not decode an image
     │   └── TargetError                 a label, box, mask or keypoint is missing or wrong
+    ├── SkipBudgetError (RuntimeError)  more samples are bad than on_error=Skip(...) allows
     └── WorkerError (RuntimeError)      a worker process or engine thread died
 
 A message says, in one breath, what is wrong, what was got, what was expected, where, and the way out.
@@ -56,6 +58,10 @@ class IndexFileError(ShardError):
     """The index is missing, stale, damaged or of another version."""
 
 
+class StoreError(ShardError):
+    """A remote store does not give a shard's bytes."""
+
+
 class SampleError(ResflowError):
     """One sample is at fault.
 
@@ -92,6 +98,10 @@ class DecodeError(SampleError):
 
 class TargetError(SampleError):
     """A label, box, mask or keypoint is missing or wrong."""
+
+
+class SkipBudgetError(ResflowError, RuntimeError):
+    """More samples are bad than `Pipeline(on_error=Skip(...))` allows to be skipped."""
 
 
 class WorkerError(ResflowError, RuntimeError):

@@ -21,10 +21,11 @@ from resflow.runtime.plain import PlainPlace, Skipping, plain_pass
 from resflow.runtime.run import PlannedRun
 from resflow.runtime.stream_run import StreamRun
 from resflow.runtime.workers import READ_ERRORS, WorkerInit, watch_workers
+from resflow.skip import Skipped
 
 _PREFETCH = 2  # PyTorch's default: batches ahead for each worker
 
-_OF_A_RUN = {"epoch": "epoch", "buckets": "buckets", "total_batch_size": "global_batch_size"}
+_OF_A_RUN = {"epoch": "epoch", "buckets": "buckets", "skipped": "skipped", "total_batch_size": "global_batch_size"}
 
 T_co = TypeVar("T_co", covariant=True, default=Any)
 
@@ -79,6 +80,8 @@ class DataLoader(torch.utils.data.DataLoader[T_co], Generic[T_co]):
     """The epoch of the next pass, or of the one under way (with a pipeline)."""
     buckets: Buckets
     """The buckets, learned from the data or given (with a pipeline; None until a stream's first pass)."""
+    skipped: tuple[Skipped, ...]
+    """Bad samples that this rank skipped in the pass under way, or else the last (`Pipeline(on_error=Skip(...))`)."""
 
     _resflow_run: PlannedRun | StreamRun | None = None
     _plain_place: PlainPlace | None = None

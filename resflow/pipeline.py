@@ -26,6 +26,7 @@ from resflow.plan import (
     Steps,
     as_schedule,
 )
+from resflow.skip import Skip
 from resflow.targets import Targets
 
 _SCHEDULES = (Constant, Linear, Cosine, Steps, Cyclic, RandomMultiScale)
@@ -34,6 +35,7 @@ _NORMALIZATIONS = {"imagenet": IMAGENET, "unit": UNIT}
 _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 MAX_PIXELS = 178_956_970
 """Of the largest image that is decoded unless `Pipeline.max_pixels` says otherwise: where Pillow, too, refuses."""
+_LEFT_OUT = ("device", "on_error", "max_pixels")  # of `describe`
 _ENGINES = ("auto", "dali", "turbo", "pillow")
 
 
@@ -59,6 +61,7 @@ class Pipeline:
         max_pixels: height times width of the largest image that is decoded; a larger one is a `DecodeError`.
         engine: "auto" (dali on a GPU, turbo on a CPU), "dali", "turbo" or "pillow".
         device: where batches are handed out: "cpu", "cuda" or "cuda:N".
+        on_error: "raise" ends the pass at a bad sample; `Skip(budget=...)` leaves a blank place for it (docs/skip.md).
 
     Raises:
         ConfigError: a field has a wrong type or value.
@@ -78,6 +81,7 @@ class Pipeline:
     max_pixels: int = MAX_PIXELS
     engine: str = "auto"
     device: str = "cpu"
+    on_error: str | Skip = "raise"
 
     def __post_init__(self) -> None:
         as_schedule(self.resolution)
@@ -110,6 +114,7 @@ class Pipeline:
             ("max_pixels", _whole(self.max_pixels), "a whole number of pixels above 0"),
             ("engine", self.engine in _ENGINES, f"one of {', '.join(_ENGINES)}"),
             ("device", _device(self.device), '"cpu", "cuda" or "cuda:N"'),
+            ("on_error", self.on_error == "raise" or isinstance(self.on_error, Skip), '"raise", or a Skip'),
         )
         for name, sound, expected in checks:
             if not sound:
@@ -135,6 +140,11 @@ class Pipeline:
     def schedule(self) -> Schedule:
         """The resolution as a schedule."""
         return as_schedule(self.resolution)
+
+    @property
+    def target_options(self) -> Targets:
+        """How spatial targets are treated: the pipeline's own, or the defaults where a class is all it reads."""
+        return self.targets if isinstance(self.targets, Targets) else Targets()
 
     @classmethod
     def from_yaml(cls, path: str | Path) -> Pipeline:
@@ -205,13 +215,11 @@ class Pipeline:
         """Each field that decides what a batch holds, as text; two pipelines that agree on all give the same batches.
 
         The device is left out, so that a run may resume on another. With engine "auto" another engine may then decode,
-        and pixels differ by its tolerance.
+        and pixels differ by its tolerance. So are `on_error` and `max_pixels`: a run that a bad sample ended may go on
+        and skip it, or decode it.
         """
-        return {
-            field.name: _text(getattr(self, field.name))
-            for field in dataclasses.fields(self)
-            if field.name not in ("device", "max_pixels")
-        }
+        names = (field.name for field in dataclasses.fields(self) if field.name not in _LEFT_OUT)
+        return {name: _text(getattr(self, name)) for name in names}
 
 
 def _text(value: object) -> str:
@@ -320,6 +328,13 @@ def _read_dtype(node: Node) -> torch.dtype:
     return _DTYPES[plain]
 
 
+def _read_on_error(node: Node) -> str | Skip:
+    if node.plain() == "raise":
+        return "raise"
+    skip: Skip = read_choice(node, (Skip,), what="on_error beside `raise`")
+    return skip
+
+
 def _chosen(node: Node, classes: tuple[type[Any], ...], what: str) -> Any:
     return read_choice(node, classes, what=what, default=_magnitude)
 
@@ -332,4 +347,5 @@ _READERS: dict[str, Callable[[Node], Any]] = {
     "fit": _read_fit,
     "normalize": _read_normalize,
     "dtype": _read_dtype,
+    "on_error": _read_on_error,
 }

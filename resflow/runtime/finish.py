@@ -13,8 +13,9 @@ from torch.utils.data import get_worker_info
 from resflow.batch import Batch
 from resflow.errors import ResflowError, TargetError
 from resflow.pipeline import Pipeline
+from resflow.runtime.blank import blanked
 from resflow.runtime.labels import PixelClasses
-from resflow.targets import Instances, Targets, hand_out
+from resflow.targets import Instances, hand_out
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +63,8 @@ class Finish:
         if torch.device(pipeline.device).type != "cpu" and get_worker_info() is None:
             batch = batch.to(pipeline.device, non_blocking=True)
         batch = self._augmented(batch)
+        if batch.skipped and pipeline.augment:
+            batch = blanked(batch, pipeline)
         images = batch.images
         if pipeline.normalize is not None:
             images = pipeline.normalize(images, pipeline.dtype)
@@ -70,11 +73,6 @@ class Finish:
         pairs = batch.targets.keypoint_pairs if isinstance(batch.targets, Instances) else ()
         batch = dataclasses.replace(batch, images=images, targets=self._handed_out(batch), keypoint_pairs=pairs)
         return batch if self.collate is None else self.collate(batch)
-
-    @property
-    def _options(self) -> Targets:
-        targets = self.pipeline.targets
-        return targets if isinstance(targets, Targets) else Targets()
 
     def _augmented(self, batch: Batch) -> Batch:
         pipeline, targets = self.pipeline, batch.targets
@@ -103,7 +101,7 @@ class Finish:
             known,
             transform=batch.transform,
             valid=batch.valid,
-            options=self._options,
+            options=pipeline.target_options,
             seed=batch.seed,
             progress=pipeline.progress(batch.resolution),
         )
@@ -124,7 +122,7 @@ class Finish:
         """The targets in the form in which the loop wants them."""
         targets, (height, width) = batch.targets, batch.images.shape[2:]
         if isinstance(targets, Instances):
-            return hand_out(targets, self._options, (height, width))
+            return hand_out(targets, self.pipeline.target_options, (height, width))
         return targets.classes.long() if isinstance(targets, PixelClasses) else targets
 
 

@@ -126,6 +126,18 @@ def without_samples(targets: Any) -> Any:
     return dataclasses.replace(targets, **none)
 
 
+def without_content(target: object, size: tuple[int, int]) -> object:
+    """A target of the same kind that holds nothing that could be wrong.
+
+    Args:
+        target: of a sample, as `sample_target` gave it.
+        size: height and width of its image.
+    """
+    if isinstance(target, Annotation):
+        return Annotation.empty()
+    return LabelMap.from_array(np.zeros(size, np.uint8)) if isinstance(target, LabelMap) else target
+
+
 def class_number(text: bytes | memoryview, member: str) -> int:
     """A class as a number, from its decimal text.
 

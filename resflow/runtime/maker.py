@@ -100,17 +100,9 @@ class BatchMaker:
         if stored is not None:
             matrix = on_tier(geometry.matrix, geometry.source_size, stored)
             decoded = Geometry(matrix, stored, geometry.output_size)
-        return Batch(
-            images=self._decoded([sample.image for sample in samples], decoded),
-            targets=batch_targets(targets, samples, geometry, self.pipeline.targets),
-            transform=torch.from_numpy(geometry.matrix.astype(np.float32)),
-            valid=torch.from_numpy(geometry.valid),
-            source_size=torch.from_numpy(geometry.source_size),
-            sample_ids=torch.from_numpy(np.array(planned.sample_ids, dtype=np.int64)),
-            keys=tuple(sample.key for sample in samples),
-            resolution=planned.resolution,
-            seed=batch_seed(planned),
-        )
+        images = self._decoded([sample.image for sample in samples], decoded)
+        found = batch_targets(targets, samples, geometry, self.pipeline.targets)
+        return described(images, found, planned, geometry, samples)
 
     def close(self) -> None:
         """Close the engine of this process."""
@@ -140,6 +132,23 @@ class BatchMaker:
             )
             self._engine_process = here
         return self._engine
+
+
+def described(
+    images: torch.Tensor, targets: object, planned: PlannedBatch, geometry: Geometry, samples: Sequence[Sample]
+) -> Batch:
+    """A batch of images and targets that are made, with what plan and geometry say of it."""
+    return Batch(
+        images=images,
+        targets=targets,
+        transform=torch.from_numpy(geometry.matrix.astype(np.float32)),
+        valid=torch.from_numpy(geometry.valid),
+        source_size=torch.from_numpy(geometry.source_size),
+        sample_ids=torch.from_numpy(np.array(planned.sample_ids, dtype=np.int64)),
+        keys=tuple(sample.key for sample in samples),
+        resolution=planned.resolution,
+        seed=batch_seed(planned),
+    )
 
 
 def batch_seed(planned: PlannedBatch) -> int:

@@ -7,7 +7,7 @@ shape travels with the request, and workers need to know neither the epoch nor t
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -21,17 +21,21 @@ from resflow.pipeline import Pipeline
 from resflow.plan import PlannedBatch
 from resflow.plan.buckets import Sizes
 from resflow.plan.tiers import choose_tiers, tier_size
+from resflow.runtime.blank import with_blanks
 from resflow.runtime.finish import Failure
 from resflow.runtime.labels import sample_target, without_samples
 from resflow.runtime.maker import BatchMaker
+from resflow.runtime.skip import Faults, is_of_sample, make_sound
+from resflow.skip import Skip
 from resflow.sources import Sample, Source
-from resflow.sources.base import TieredSource
+from resflow.sources.base import NO_TARGET, TieredSource
 
 if TYPE_CHECKING:
     from resflow.runtime.run import PlannedRun
     from resflow.sources.tiers import Tiers
 
 _Step = TypeVar("_Step")
+_TRIED = 1000  # samples, until one is sound, when a batch without any must have targets of the others' kind
 
 
 class PlanSampler(DistributedSampler[Any]):
@@ -96,12 +100,14 @@ class ReadBatch:
         samples: its samples.
         geometry: how their originals are placed.
         stored: int32 [B, 2], the size of each image as it was read, in pixels, where some come out of tiers.
+        faults: what is wrong with samples that could not be read, by their place.
     """
 
     planned: PlannedBatch
     samples: list[Sample]
     geometry: Geometry
     stored: Sizes | None = None
+    faults: Faults = field(default_factory=dict)
 
 
 class PlannedDataset(Dataset[Batch]):
@@ -129,6 +135,7 @@ class PlannedDataset(Dataset[Batch]):
         engine_device: str,
     ) -> None:
         self.source, self.pipeline = source, pipeline
+        self._skips = isinstance(pipeline.on_error, Skip)
         self._tiered: tuple[TieredSource, Tiers, float] | None = None
         if pipeline.tier_quality is not None and isinstance(source, TieredSource):
             tiers = source.open_tiers()
@@ -177,20 +184,42 @@ class PlannedDataset(Dataset[Batch]):
             return Failure(error)
 
     def _taken(self, planned: PlannedBatch) -> ReadBatch:
-        if self._tiered is None:
-            return ReadBatch(planned, *self._read(planned))
-        return ReadBatch(planned, *self._read_tiers(planned, *self._tiered))
+        return self._read(planned) if self._tiered is None else self._read_tiers(planned, *self._tiered)
 
     def _made(self, read: ReadBatch) -> Batch:
-        planned, samples = read.planned, read.samples
-        try:
-            batch = self._maker.make(planned, read.geometry, samples, self._targets(samples), read.stored)
-        except DecodeError as error:
-            raise _of_tier(error, read.geometry, read.stored) from error
-        if not samples:  # a rank without a part in the short batch: no targets, of the kind that the others have
-            one = replace(planned, sample_ids=np.zeros(1, dtype=np.int64))
-            batch = replace(batch, targets=without_samples(self.fill(one).targets))
-        return batch
+        faults = dict(read.faults)
+        batch = self._of_sound(read, faults)
+        if not len(batch):  # a rank without a part in the short batch: no targets, of the kind that the others have
+            batch = replace(batch, targets=without_samples(self._example(read.planned)))
+        if not self._skips:
+            return batch
+        return with_blanks(batch, read.planned, read.geometry, read.samples, faults, self.pipeline, offset=self._offset)
+
+    def _of_sound(self, read: ReadBatch, faults: Faults) -> Batch:
+        """The batch of the samples that are sound; those that are not join the faults."""
+        samples, targets = read.samples, self._targets(read.samples, faults)
+
+        def make(places: list[int]) -> Batch:
+            part = read if len(places) == len(samples) else _part(read, places)
+            try:
+                wanted = [targets[place] for place in places]
+                return self._maker.make(part.planned, part.geometry, part.samples, wanted, part.stored)
+            except DecodeError as error:
+                raise _of_tier(error, part.geometry, part.stored) from error
+
+        return make_sound(make, len(samples), faults, skips=self._skips)
+
+    def _example(self, planned: PlannedBatch) -> object:
+        """Targets of one sample: of the first that is sound."""
+        for number in range(min(len(self.source.index), _TRIED)):
+            read = self._taken(replace(planned, sample_ids=np.array([number], dtype=np.int64)))
+            faults = dict(read.faults)
+            batch = self._of_sound(read, faults)
+            if len(batch):
+                break
+        else:
+            raise faults[0]
+        return batch.targets
 
     def place(self, planned: PlannedBatch) -> Geometry:
         """The geometry of one batch: a function of the plan and the index alone, drawn before any byte is read."""
@@ -198,20 +227,24 @@ class PlannedDataset(Dataset[Batch]):
 
     def announce(self, planned: PlannedBatch) -> None:
         """Tell the source what will be read soon. With tiers this follows from geometry, which a worker draws."""
-        if self._tiered is None:
+        if self._tiered is not None:
+            return
+        try:
             self.source.read_ahead(planned.sample_ids)
+        except ResflowError as error:  # what is bad shows again when it is read, and is skipped there
+            if not (self._skips and is_of_sample(error)):
+                raise
 
-    def _read(self, planned: PlannedBatch) -> tuple[list[Sample], Geometry]:
+    def _read(self, planned: PlannedBatch) -> ReadBatch:
         """Samples as they are, and how they are placed."""
-        samples, size = self.source.read(planned.sample_ids), self._size(planned)
+        ids, size = planned.sample_ids, self._size(planned)
+        samples, faults = self._sound(ids, lambda part: self.source.read(ids[part]))
         for position, sample in enumerate(samples):
             if isinstance(sample.image, np.ndarray):  # a dataset may change sizes at random; the pixels count
                 size[position] = sample.image.shape[:2]
-        return samples, self._maker.place(planned, size)
+        return ReadBatch(planned, samples, self._maker.place(planned, size), None, faults)
 
-    def _read_tiers(
-        self, planned: PlannedBatch, source: TieredSource, tiers: Tiers, quality: float
-    ) -> tuple[list[Sample], Geometry, Sizes]:
+    def _read_tiers(self, planned: PlannedBatch, source: TieredSource, tiers: Tiers, quality: float) -> ReadBatch:
         """Samples with their images at the size that suffices, how the originals are placed, and the images' sizes."""
         geometry, ids = self.place(planned), planned.sample_ids
         size = geometry.source_size
@@ -219,21 +252,53 @@ class PlannedDataset(Dataset[Batch]):
         stored = size.copy()
         for number, side in enumerate(tiers.sides):
             stored[tier == number] = tier_size(size[tier == number], side)
-        return source.read_tiers(ids, tier, members=self.pipeline.targets is not None), geometry, stored
+        members = self.pipeline.targets is not None
+        samples, faults = self._sound(ids, lambda part: source.read_tiers(ids[part], tier[part], members=members))
+        return ReadBatch(planned, samples, geometry, stored, faults)
+
+    def _sound(self, ids: npt.NDArray[np.int64], read: Callable[[slice], list[Sample]]) -> tuple[list[Sample], Faults]:
+        """Samples, read one by one where some are to be skipped; those stand as samples without an image."""
+        try:
+            return read(slice(None)), {}
+        except Exception as error:
+            if not (self._skips and is_of_sample(error)):
+                raise
+        samples: list[Sample] = []
+        faults: Faults = {}
+        for place, number in enumerate(ids.tolist()):
+            try:
+                samples += read(slice(place, place + 1))
+            except Exception as error:
+                if not is_of_sample(error):
+                    raise
+                faults[place] = error
+                shard, key = self.source.name(number)
+                samples.append(Sample(key, shard, memoryview(b""), {}))
+        return samples, faults
 
     def close(self) -> None:
         """Close the engine of this process."""
         self._maker.close()
 
-    def _targets(self, samples: list[Sample]) -> list[object]:
-        """The samples' targets: what the source brings, else what their members hold."""
-        found = []
+    def _targets(self, samples: list[Sample], faults: Faults) -> list[object]:
+        """The samples' targets: what the source brings, else what their members hold; bad ones join the faults."""
+        found: list[object] = []
         for position, sample in enumerate(samples):
+            target: object = NO_TARGET
             try:
-                found.append(sample_target(sample.members, sample.target, self.pipeline.targets))
+                if position not in faults:
+                    target = sample_target(sample.members, sample.target, self.pipeline.targets)
             except TargetError as error:
-                raise TargetError(error.message, position=position, key=sample.key, shard=sample.shard) from None
+                if not self._skips:
+                    raise TargetError(error.message, position=position, key=sample.key, shard=sample.shard) from None
+                faults[position] = error
+            found.append(target)
         return found
+
+    def _offset(self, sample_id: int) -> int | None:
+        """Byte of a sample in its shard; None in a dataset, whose samples all have length 1."""
+        index = self.source.index
+        return int(index.offset[sample_id]) if index.length[sample_id] > 1 else None
 
     def _size(self, planned: PlannedBatch) -> Sizes:
         return np.ascontiguousarray(self.source.index.size[planned.sample_ids])
@@ -243,6 +308,17 @@ class PlannedDataset(Dataset[Batch]):
             return error
         shard, key = self.source.name(int(sample_ids[error.position]))
         return error.located(key=key, shard=shard)
+
+
+def _part(read: ReadBatch, places: list[int]) -> ReadBatch:
+    """Some of the samples of a batch."""
+    geometry = read.geometry
+    return ReadBatch(
+        replace(read.planned, sample_ids=read.planned.sample_ids[places]),
+        [read.samples[place] for place in places],
+        Geometry(geometry.matrix[places], geometry.source_size[places], geometry.output_size),
+        None if read.stored is None else read.stored[places],
+    )
 
 
 def _of_tier(error: DecodeError, geometry: Geometry, stored: Sizes | None) -> DecodeError:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import functools
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypedDict
 
 import torch
@@ -25,7 +26,9 @@ from resflow.plan import (
 from resflow.runtime.finish import Failure
 from resflow.runtime.planned import PlannedDataset, PlanSampler
 from resflow.runtime.prefetch import Prefetcher, prefetched
+from resflow.runtime.skip import SkipReport, without
 from resflow.runtime.world import current_world
+from resflow.skip import Skip, Skipped
 from resflow.sources import Source
 
 
@@ -95,6 +98,7 @@ class PlannedRun:
         self.engine, self.source = engine, source
         self.epoch = self.step = self._start = 0
         self._begun = False
+        self._report = SkipReport(pipeline.on_error if isinstance(pipeline.on_error, Skip) else None)
         self.sampler = PlanSampler(self)
         self.length(0)  # a plan that cannot be made is refused now, not at the first pass
 
@@ -132,14 +136,25 @@ class PlannedRun:
             self.set_epoch(self.epoch + 1)
         self._begun = True
         self.step = self._start
+        self._report.begin(resumes=self._start > 0)
         return False
 
     def cancel(self) -> None:
         """Undo `begin` where no batch could be handed out: the next pass is the same one."""
         self._begun = False
 
-    def advance(self, epoch: int, step: int) -> None:
-        """Note that a batch was handed out."""
+    @property
+    def skipped(self) -> tuple[Skipped, ...]:
+        """The bad samples that this rank has skipped in the pass under way, or the last one."""
+        return tuple(self._report.records)
+
+    def advance(self, epoch: int, step: int, skipped: tuple[Skipped, ...] = ()) -> None:
+        """Note that a batch is handed out, and what was skipped of it.
+
+        Raises:
+            SkipBudgetError: more was skipped than may be.
+        """
+        self._report.take(skipped, samples=len(self.source.index) // self.world.size)
         self.epoch, self.step = epoch, step
 
     def set_epoch(self, epoch: int) -> None:
@@ -150,8 +165,8 @@ class PlannedRun:
         self._go(epoch, self._start if untouched else 0)
 
     def state(self) -> dict[str, object]:
-        """The place, and what the plan was made of: plain JSON values, the same on every rank."""
-        return self._cursor().to_json()
+        """The place, what the plan was made of, and what this rank has skipped: plain JSON values, for any rank."""
+        return self._cursor().to_json() | (self._report.state() if self.step > 0 else {})
 
     def _cursor(self) -> Cursor:
         # With a pixel budget the plan depends on the number of ranks, too.
@@ -175,7 +190,7 @@ class PlannedRun:
         Raises:
             StateError: it is damaged, or belongs to another plan.
         """
-        cursor = Cursor.from_json(state)
+        cursor = Cursor.from_json(without(state, "skipped"))
         cursor.check(self._cursor())
         length = self.length(cursor.epoch)
         if cursor.step > length:
@@ -183,7 +198,10 @@ class PlannedRun:
                 f"saved state: step is {cursor.step}, but epoch {cursor.epoch} has {length} batches. "
                 "The state is damaged; use an earlier one."
             )
+        self._report.restore(state)
         self._go(cursor.epoch, cursor.step)
+        if self._report.records:
+            self._report.keep(self._own)
         self.sampler.restored = cursor.epoch, cursor.step == length
 
     def batches(self) -> Iterator[PlannedBatch]:
@@ -219,6 +237,13 @@ class PlannedRun:
         read = Prefetcher(self.sampler, self.dataset.read, self._prefetch)
         return prefetched(read, self.dataset.make, self._prefetch, torch.device(self.pipeline.device))
 
+    @property
+    def _own(self) -> Callable[[Skipped], bool]:
+        """Whether a sample skipped in the epoch is of this rank's part, which another rank's may be now."""
+        planned = self.plan(self.epoch).rank(self.world, even=self.even)
+        ids = functools.cache(lambda step: frozenset(planned.batch(step).sample_ids.tolist()))
+        return lambda one: one.epoch == self.epoch and one.step < self.step and one.sample_id in ids(one.step)
+
     def _announced(self, batch: PlannedBatch) -> PlannedBatch:
         self.dataset.announce(batch)
         return batch
@@ -247,8 +272,8 @@ class _Walk(Iterator[Batch]):
                 raise batch.error
             finally:
                 del batch  # the error's traceback holds this frame, and would hold the error
+        self._run.advance(self._epoch, self._step + 1, batch.skipped)
         self._step += 1
-        self._run.advance(self._epoch, self._step)
         return batch
 
 

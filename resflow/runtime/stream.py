@@ -18,12 +18,16 @@ import torch.utils.data
 
 from resflow.batch import Batch
 from resflow.errors import ConfigError, HeaderError, ResflowError, SampleError, StateError, TargetError
+from resflow.geometry import Geometry
 from resflow.headers import read_header
 from resflow.pipeline import Pipeline
 from resflow.plan import Buckets, OnlineBucketer, PixelBudget, PlannedBatch, World
+from resflow.runtime.blank import with_blanks
 from resflow.runtime.finish import Failure
-from resflow.runtime.labels import sample_target
+from resflow.runtime.labels import batch_targets, sample_target, without_content, without_samples
 from resflow.runtime.maker import BatchMaker
+from resflow.runtime.skip import Faults, is_of_sample, make_sound, skipped
+from resflow.skip import Skip, Skipped
 from resflow.sources.base import NO_TARGET, Sample
 from resflow.sources.groups import IMAGE_EXTENSIONS
 from resflow.sources.items import as_image, split_item
@@ -41,6 +45,7 @@ class Tagged:
         number: how many batches of the worker's stream came before.
         digest: of all samples in the worker's batches up to and with this one.
         payload: a batch; a failure, after which nothing comes; None: the stream has ended.
+        dropped: bad samples of unknown size, left out since the batch before.
     """
 
     worker: int
@@ -48,6 +53,7 @@ class Tagged:
     number: int
     digest: int
     payload: Batch | Failure | None
+    dropped: tuple[Skipped, ...] = ()
 
     def pin_memory(self, device: torch.device | str | None = None) -> Tagged:
         """The same with the batch in pinned memory."""
@@ -63,6 +69,7 @@ class Request:
     digest: int
     planned: PlannedBatch
     rows: list[_Row]
+    dropped: tuple[Skipped, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,6 +112,7 @@ class BucketedStream(torch.utils.data.IterableDataset[Tagged]):
         self, stream: Iterable[Any], pipeline: Pipeline, settings: StreamSettings, *, workers: int, maker: BatchMaker
     ) -> None:
         self.stream, self.pipeline, self.settings = stream, pipeline, settings
+        self._skips = isinstance(pipeline.on_error, Skip)
         self._maker = maker
         self.buckets: Buckets | int = pipeline.buckets
         """The buckets, or how many to learn; set once they are learned."""
@@ -134,17 +142,20 @@ class BucketedStream(torch.utils.data.IterableDataset[Tagged]):
         count = len(place) // 2
         epoch, skip, expected = place[0], place[1 + worker], place[1 + count + worker]
         number = digest = 0
+        dropped: list[Skipped] = []
         try:
-            for planned, rows in self._planned(epoch, worker, workers):
+            for planned, rows in self._planned(epoch, worker, workers, dropped):
                 digest = _chained(digest, planned, rows)
+                left_out = tuple(replace(one, step=number) for one in dropped)
+                dropped.clear()
                 number += 1
                 if number > skip:
-                    yield Request(worker, number - 1, digest, planned, rows)
+                    yield Request(worker, number - 1, digest, planned, rows, left_out)
                 elif number == skip and digest != expected:
                     raise self._changed(f"its first {skip} batch(es) hold other samples", worker)
             if number < skip:
                 raise self._changed(f"it ended after {number} batch(es), {skip} were handed out before", worker)
-            yield Tagged(worker, epoch, number, digest, None)
+            yield Tagged(worker, epoch, number, digest, None, tuple(replace(one, step=number) for one in dropped))
         except ResflowError as error:
             yield Tagged(worker, epoch, number, digest, Failure(error))
 
@@ -155,22 +166,22 @@ class BucketedStream(torch.utils.data.IterableDataset[Tagged]):
         planned, samples = request.planned, [row[0] for row in request.rows]
         payload: Batch | Failure
         try:
-            size = np.array([row[1:] for row in request.rows], dtype=np.int32)
-            geometry = self._maker.place(planned, size)
-            payload = self._maker.make(planned, geometry, samples, [sample.target for sample in samples])
+            payload = self._made(request, samples)
         except SampleError as error:
             at = samples[error.position] if error.position is not None and error.key is None else None
             payload = Failure(error if at is None else error.located(key=at.key, shard=at.shard))
         except ResflowError as error:
             payload = Failure(error)
-        return Tagged(request.worker, planned.epoch, request.number, request.digest, payload)
+        return Tagged(request.worker, planned.epoch, request.number, request.digest, payload, request.dropped)
 
     def sizes(self, most: int) -> np.ndarray[Any, np.dtype[np.int32]]:
         """int32 [N, 2]: heights and widths of the first samples, `most` of them at most."""
         tell_epoch(self.stream, int(self._place[0]))
         found = []
         for position, item in enumerate(self.stream):
-            found.append(self._read(item, position, position)[1:])
+            row = self._read(item, position, position)
+            if not isinstance(row, Skipped):
+                found.append(row[1:])
             if len(found) == most:
                 break
         return np.array(found, dtype=np.int32).reshape(-1, 2)
@@ -197,8 +208,35 @@ class BucketedStream(torch.utils.data.IterableDataset[Tagged]):
             learn=settings.learn,
         )
 
-    def _planned(self, epoch: int, worker: int, workers: int) -> Iterator[tuple[PlannedBatch, list[_Row]]]:
-        """Batches as they fill up, with their samples."""
+    def _made(self, request: Request, samples: list[Sample]) -> Batch:
+        """The batch of samples, with blank places for those that cannot be decoded."""
+        planned, maker = request.planned, self._maker
+        size = np.array([row[1:] for row in request.rows], dtype=np.int32)
+        geometry = maker.place(planned, size)
+        faults: Faults = {}
+
+        def make(places: list[int]) -> Batch:
+            if len(places) == len(samples):
+                return maker.make(planned, geometry, samples, [sample.target for sample in samples])
+            part = replace(planned, sample_ids=planned.sample_ids[places])
+            some = Geometry(geometry.matrix[places], size[places], geometry.output_size)
+            wanted = [samples[place] for place in places]
+            return maker.make(part, some, wanted, [sample.target for sample in wanted])
+
+        batch = make_sound(make, len(samples), faults, skips=self._skips)
+        if not self._skips:
+            return batch
+        if not len(batch):
+            empty = [without_content(sample.target, row[1:]) for sample, row in zip(samples, request.rows, strict=True)]
+            found = batch_targets(empty, samples, geometry, self.pipeline.targets)
+            batch = replace(batch, targets=without_samples(found))
+        whole = with_blanks(batch, planned, geometry, samples, faults, self.pipeline)
+        return replace(whole, skipped=tuple(replace(one, step=request.number) for one in whole.skipped))
+
+    def _planned(
+        self, epoch: int, worker: int, workers: int, dropped: list[Skipped]
+    ) -> Iterator[tuple[PlannedBatch, list[_Row]]]:
+        """Batches as they fill up, with their samples; what is left out is added to `dropped`."""
         world = self.settings.world
         streams, this = world.size * workers, world.rank * workers + worker
         bucketer = self.bucketer(epoch, workers)
@@ -211,7 +249,11 @@ class BucketedStream(torch.utils.data.IterableDataset[Tagged]):
         tell_epoch(self.stream, epoch)
         for position, item in enumerate(self.stream):
             number = position * streams + this
-            waiting[number] = row = self._read(item, position, number)
+            row = self._read(item, position, number)
+            if isinstance(row, Skipped):
+                dropped.append(row)
+                continue
+            waiting[number] = row
             batches = bucketer.add(number, row[1], row[2])
             if bucketer.buckets is not None:
                 self.buckets = bucketer.buckets
@@ -221,8 +263,16 @@ class BucketedStream(torch.utils.data.IterableDataset[Tagged]):
             self.buckets = bucketer.buckets
         yield from taken(batches)
 
-    def _read(self, item: Any, position: int, number: int) -> _Row:
-        """An item of the stream as a sample with its size."""
+    def _read(self, item: Any, position: int, number: int) -> _Row | Skipped:
+        """An item of the stream as a sample with its size; or, where it is to be skipped, what is wrong with it."""
+        try:
+            return self._sized(item, position, number)
+        except Exception as error:
+            if not (self._skips and is_of_sample(error)):
+                raise
+            return skipped(error, *self._name(item, number), epoch=int(self._place[0]), step=0, sample_id=number)
+
+    def _sized(self, item: Any, position: int, number: int) -> _Row:
         sample = self._sample(item, position, number)
         if isinstance(sample.image, np.ndarray):
             pixels = np.require(sample.image, requirements=("C", "W"))  # compiled kernels refuse read-only arrays
@@ -235,11 +285,10 @@ class BucketedStream(torch.utils.data.IterableDataset[Tagged]):
 
     def _sample(self, item: Any, position: int, number: int) -> Sample:
         members: Mapping[str, Any]
+        key, shard = self._name(item, number)
         if isinstance(item, Sample):
-            key, shard, target = item.key, item.shard, item.target
-            image, members = item.image, item.members
+            image, members, target = item.image, item.members, item.target
         elif isinstance(item, Mapping) and "__key__" in item:
-            key, shard = str(item["__key__"]), str(item.get("__url__", type(self.stream).__name__))
             names = [name for name in (*IMAGE_EXTENSIONS, "image") if name in item]
             if not names:
                 own = ", ".join(name for name in item if not name.startswith("__"))
@@ -249,7 +298,7 @@ class BucketedStream(torch.utils.data.IterableDataset[Tagged]):
                 )
             image, members, target = as_image(item[names[0]], f"{shard}/{key}"), item, NO_TARGET
         else:
-            key, shard, members = str(number), type(self.stream).__name__, {}
+            members = {}
             where = f"sample {position} of the stream {shard}"
             found, target = split_item(item, where)
             image = as_image(found, where)
@@ -257,6 +306,14 @@ class BucketedStream(torch.utils.data.IterableDataset[Tagged]):
                 spec = self.pipeline.targets
                 members, target = {spec if isinstance(spec, str) else "json": target}, NO_TARGET
         return Sample(key, shard, image, {}, self._target(members, target, key, shard))
+
+    def _name(self, item: Any, number: int) -> tuple[str, str]:
+        """Key and shard of an item."""
+        if isinstance(item, Sample):
+            return item.key, item.shard
+        if isinstance(item, Mapping) and "__key__" in item:
+            return str(item["__key__"]), str(item.get("__url__", type(self.stream).__name__))
+        return str(number), type(self.stream).__name__
 
     def _target(self, members: Mapping[str, Any], target: object, key: str, shard: str) -> object:
         try:

@@ -20,7 +20,9 @@ from resflow.plan.online import default_learn, most_samples
 from resflow.runtime.finish import Failure
 from resflow.runtime.maker import BatchMaker
 from resflow.runtime.prefetch import Prefetcher, prefetched
+from resflow.runtime.skip import SkipReport, without
 from resflow.runtime.stream import BucketedStream, StreamSettings, Tagged
+from resflow.skip import Skip, Skipped
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +118,7 @@ class StreamRun:
         self.epoch = 0
         self.place = Place.start(max(1, self.workers))
         self._begun = False
+        self._report = SkipReport(pipeline.on_error if isinstance(pipeline.on_error, Skip) else None)
         self._told: Buckets | int | None = None
 
     @property
@@ -156,6 +159,7 @@ class StreamRun:
             if len(sizes):
                 self.dataset.buckets = self._learned(sizes)
         self._begun = True
+        self._report.begin(resumes=any(self.place.handed))
         stale = self._told is not None and self._told is not self.dataset.buckets
         self._told = self.dataset.buckets
         return stale and self.workers > 0
@@ -163,6 +167,25 @@ class StreamRun:
     def cancel(self) -> None:
         """Undo `begin` where no batch could be handed out: the next pass is the same one."""
         self._begun = False
+
+    @property
+    def skipped(self) -> tuple[Skipped, ...]:
+        """The bad samples that this rank has skipped in the pass under way, or the last one."""
+        return tuple(self._report.records)
+
+    def count(self, tagged: Tagged) -> None:
+        """Note what is skipped of what comes next.
+
+        Raises:
+            SkipBudgetError: more was skipped than may be.
+        """
+        batch, report = tagged.payload, self._report
+        if report.skip is None:
+            return
+        blank, count = (batch.skipped, len(batch)) if isinstance(batch, Batch) else ((), 0)
+        seen = report.seen + len(tagged.dropped) + count
+        report.take((*tagged.dropped, *blank), samples=seen)
+        report.seen = seen
 
     def advance(self, epoch: int, place: Place) -> None:
         """Note that a batch was handed out."""
@@ -187,7 +210,8 @@ class StreamRun:
             "max_crop": buckets.max_crop,
         }
         streams = {"handed": list(place.handed), "digests": list(place.digests), "turn": place.turn, "buckets": shapes}
-        return self._cursor().to_json() | {"streams": streams}
+        skipped = self._report.state() if any(place.handed) else {}
+        return self._cursor().to_json() | {"streams": streams} | skipped
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go to a place that `state` gave, in this run or another like it.
@@ -203,7 +227,7 @@ class StreamRun:
                 "saved state: 'streams' is missing, so it was not saved by a loader over a stream. Load it into a "
                 "loader like the one that saved it."
             )
-        cursor = Cursor.from_json({name: value for name, value in state.items() if name != "streams"})
+        cursor = Cursor.from_json(without(state, "streams", "skipped"))
         cursor.check(self._cursor())
         try:
             streams = state["streams"]
@@ -230,6 +254,7 @@ class StreamRun:
             raise StateError(f"saved state: streams do not fit together: {streams!r}. Use an earlier state.")
         if buckets and not isinstance(self.pipeline.buckets, Buckets) and not _same(buckets, self.buckets):
             self.dataset.buckets = buckets
+        self._report.restore(state)
         self.epoch, self.place, self._begun = cursor.epoch, place, False
 
     def steps_left(self) -> None:
@@ -341,6 +366,7 @@ class StreamPass(Iterator[Any]):
                     f"{place.handed[worker]} of epoch {self._epoch} was due: two passes over one loader at once share "
                     "its workers. End one before the next, or make two loaders."
                 )
+            self._run.count(tagged)
             if tagged.payload is None:
                 self._live.discard(worker)
                 self._place = after

@@ -8,7 +8,7 @@ import threading
 import time
 import weakref
 
-from resflow.errors import ShardError
+from resflow.errors import StoreError
 from resflow.sources.addresses import shown
 from resflow.sources.fsspec_store import FsspecTransport
 from resflow.sources.http_store import HttpTransport
@@ -278,8 +278,8 @@ class RemoteFile:
             ) from None
         return min(max(wait, failure.wait or 0.0), left)
 
-    def _error(self, failure: GiveUp) -> ShardError:
-        kind = _Missing if failure.missing else ShardError
+    def _error(self, failure: GiveUp) -> StoreError:
+        kind = _Missing if failure.missing else StoreError
         return kind(
             f"cannot be read: {failure.reason}. {failure.advice or _ADVICE}",
             shard=shown(self._url),
@@ -287,7 +287,7 @@ class RemoteFile:
         )
 
 
-class _Missing(ShardError):
+class _Missing(StoreError):
     """There is no such file."""
 
 
