@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -25,8 +26,10 @@ class PlannedBatch:
         sample_ids: int64 [B], rows of the index; empty if the global batch has fewer samples than there are ranks.
         shape: height and width in pixels.
         resolution: pixels.
-        seed: the run's seed, in [0, 2**64). Draws for a sample come from (seed, epoch, sample id), draws for a
+        seed: the run's seed, in [0, 2**64). Draws for a sample come from (seed, epoch, draw id), draws for a
             batch from (seed, epoch, step).
+        repeats: int64 [B], how often each sample was used before in this epoch, as far as its source repeats within
+            an epoch (`Mixture`); None: never.
     """
 
     epoch: int
@@ -35,14 +38,20 @@ class PlannedBatch:
     shape: tuple[int, int]
     resolution: int
     seed: int
+    repeats: npt.NDArray[np.int64] | None = None
 
     def __len__(self) -> int:
         return len(self.sample_ids)
 
+    @property
+    def draw_ids(self) -> npt.NDArray[np.int64]:
+        """int64 [B]: the sample ids, but another number for each repeat, so that views are drawn anew for it."""
+        return self.sample_ids if self.repeats is None else self.sample_ids | self.repeats << 32
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class EpochPlan:
-    """All global batches of one epoch, in order.
+    """All global batches of one epoch, or of one block of it, in order.
 
     Args:
         epoch: at least 0.
@@ -53,7 +62,10 @@ class EpochPlan:
         resolutions: int32 [T], pixels.
         batch_size: samples of a global batch, or the pixel budget.
         world_size: ranks the plan was made for; with a whole-number batch size it serves any number that divides
-            it.
+            it, unless it is decorrelated.
+        decorrelate: whether ranks take their parts of consecutive batches in turn (see `RankPlan`).
+        first_step: place of the first batch in its epoch.
+        repeats: int32 [S], as in `PlannedBatch`; None where no sample is used twice.
 
     Raises:
         ConfigError: arrays that do not belong together.
@@ -67,6 +79,9 @@ class EpochPlan:
     resolutions: npt.NDArray[np.int32]
     batch_size: int | PixelBudget
     world_size: int = 1
+    decorrelate: bool = False
+    first_step: int = 0
+    repeats: SampleIds | None = None
 
     def __post_init__(self) -> None:
         steps = len(self.resolutions)
@@ -76,6 +91,8 @@ class EpochPlan:
             "shapes": (np.int32, (steps, 2)),
             "resolutions": (np.int32, (steps,)),
         }
+        if self.repeats is not None:
+            expected["repeats"] = (np.int32, (len(self.sample_ids),))
         for name, (dtype, shape) in expected.items():
             array = getattr(self, name)
             if array.dtype != dtype or array.shape != shape:
@@ -88,6 +105,29 @@ class EpochPlan:
 
     def __len__(self) -> int:
         return len(self.resolutions)
+
+    def locate(self, step: int) -> tuple[EpochPlan, int]:
+        """The plan that holds a step, which is this one, and the batch's place in it."""
+        return self, step - self.first_step
+
+    def turns(self, place: int) -> tuple[int, int]:
+        """Which batches ranks take in turn.
+
+        Args:
+            place: of a batch in this plan.
+
+        Returns:
+            (first, end) of the batches that `place` is among; where ranks do not take turns, of itself alone.
+        """
+        if not self.decorrelate:
+            return place, place + 1
+        unit = self.batch_size
+        unit = unit.multiple_of * self.world_size if isinstance(unit, PixelBudget) else unit
+        full = len(self) - bool((self.offsets[-1] - self.offsets[-2]) % unit)  # the short batch stays by itself
+        if place >= full:
+            return place, place + 1
+        first = place // self.world_size * self.world_size
+        return first, min(first + self.world_size, full)
 
     def rank(self, world: World, *, even: bool = False) -> RankPlan:
         """One rank's part of each batch.
@@ -105,9 +145,39 @@ class EpochPlan:
         return RankPlan(self, world, even)
 
 
+class Steps(Protocol):
+    """Global batches that are divided among ranks: an `EpochPlan`, or an epoch planned block by block."""
+
+    @property
+    def epoch(self) -> int:
+        """The epoch."""
+
+    @property
+    def batch_size(self) -> int | PixelBudget:
+        """Samples of a global batch, or the pixel budget."""
+
+    @property
+    def world_size(self) -> int:
+        """Ranks the plan was made for."""
+
+    @property
+    def decorrelate(self) -> bool:
+        """Whether ranks take turns."""
+
+    def __len__(self) -> int: ...
+
+    def locate(self, step: int) -> tuple[EpochPlan, int]:
+        """The plan that holds a step of the epoch, and the batch's place in it."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class RankPlan:
     """One rank's part of an epoch: a contiguous part of each global batch, even among the ranks to within one sample.
+
+    At each step all ranks have the same shape. In a decorrelated plan the ranks take turns instead: of W batches in a
+    row, rank r takes its part of number (step + r) mod W, so that at each step the ranks have parts of W different
+    batches, and after W steps the same samples were used as otherwise. Fewer than W batches at the end of a plan or
+    block go round in the same way, a short batch is divided as ever.
 
     Args:
         plan: the epoch's plan.
@@ -119,16 +189,19 @@ class RankPlan:
         PlanError: the plan cannot be divided among so many ranks.
     """
 
-    plan: EpochPlan
+    plan: Steps
     world: World
     even: bool = False
 
     def __post_init__(self) -> None:
-        check_world(self.plan.batch_size, self.world.size)
-        if isinstance(self.plan.batch_size, PixelBudget) and self.plan.world_size != self.world.size:
+        plan = self.plan
+        check_world(plan.batch_size, self.world.size)
+        why = "with a pixel budget, batches depend" if isinstance(plan.batch_size, PixelBudget) else ""
+        why = why or ("decorrelated, batches depend" if plan.decorrelate else "")
+        if why and plan.world_size != self.world.size:
             raise PlanError(
-                f"with a pixel budget, batches depend on the number of ranks: this epoch was planned for world size "
-                f"{self.plan.world_size}; got {self.world.size}. Plan it with world_size={self.world.size}."
+                f"{why} on the number of ranks: this epoch was planned for world size "
+                f"{plan.world_size}; got {self.world.size}. Plan it with world_size={self.world.size}."
             )
 
     def __len__(self) -> int:
@@ -149,17 +222,25 @@ class RankPlan:
         Raises:
             PlanError: there is no such step.
         """
-        plan = self.plan
-        if not 0 <= step < len(plan):
-            raise PlanError(f"epoch {plan.epoch} has steps 0 to {len(plan) - 1}; got step {step}")
-        first, end = int(plan.offsets[step]), int(plan.offsets[step + 1])
-        ids, rank, ranks = plan.sample_ids[first:end], self.world.rank, self.world.size
+        if not 0 <= step < len(self.plan):
+            raise PlanError(f"epoch {self.plan.epoch} has steps 0 to {len(self.plan) - 1}; got step {step}")
+        plan, place = self.plan.locate(step)
+        rank, ranks = self.world.rank, self.world.size
+        first, end = plan.turns(place)
+        place = first + (place - first + rank) % (end - first)
+        members = np.arange(plan.offsets[place], plan.offsets[place + 1])
         if self.even:
-            ids = np.resize(ids, -(-len(ids) // ranks) * ranks)
-        ids = ids[len(ids) * rank // ranks : len(ids) * (rank + 1) // ranks]
-        height, width = plan.shapes[step].tolist()
+            members = np.resize(members, -(-len(members) // ranks) * ranks)
+        members = members[len(members) * rank // ranks : len(members) * (rank + 1) // ranks]
+        height, width = plan.shapes[place].tolist()
         return PlannedBatch(
-            plan.epoch, step, ids.astype(np.int64), (height, width), int(plan.resolutions[step]), plan.seed
+            plan.epoch,
+            step,
+            plan.sample_ids[members].astype(np.int64),
+            (height, width),
+            int(plan.resolutions[place]),
+            plan.seed,
+            None if plan.repeats is None else plan.repeats[members].astype(np.int64),
         )
 
 

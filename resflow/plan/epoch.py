@@ -6,14 +6,18 @@ import numpy as np
 import numpy.typing as npt
 
 from resflow.errors import ConfigError, PlanError
+from resflow.plan.arrange import Segment, order_batches, order_evenly, order_in_turns, order_runs
 from resflow.plan.batches import EpochPlan, check_world
 from resflow.plan.buckets import Buckets
 from resflow.plan.budget import Ints, PixelBudget, cut_changing, cut_level
-from resflow.plan.order import Grouping, SampleIds, bits, leave_out, permute, run_ends
+from resflow.plan.order import Grouping, SampleIds, bits, leave_out, run_ends
 from resflow.plan.schedule import Schedule
 
 _SAMPLES, _BATCHES, _DROPPED, _WALK = range(4)  # purposes of random bits
 _BLOCK = 1 << 18  # positions a schedule is asked for at a time
+
+
+_ALL = Segment()
 
 
 def plan_epoch(
@@ -26,6 +30,8 @@ def plan_epoch(
     shuffle: bool = False,
     drop_last: bool = False,
     world_size: int = 1,
+    decorrelate: bool = False,
+    segment: Segment = _ALL,
 ) -> EpochPlan:
     """Decide all batches of one epoch: a pure function of its arguments.
 
@@ -37,6 +43,10 @@ def plan_epoch(
     resolution of a batch is schedule(epoch * S + samples before it in the epoch), where S is the number of samples
     an epoch uses. With a whole-number batch size the plan does not depend on the world size.
 
+    Decorrelated, W = `world_size` batches in a row come from as many buckets as the counts allow: of n batches, a
+    bucket with c of them has floor or ceil of c W / n, give or take one. Then the order depends on the world size.
+    (With a pixel budget while the resolution changes, and with several sources, the order is as otherwise.)
+
     Args:
         grouping: sizes, buckets and order (`group_samples`).
         schedule: resolution by progress.
@@ -46,6 +56,8 @@ def plan_epoch(
         shuffle: whether samples and batches come in random order.
         drop_last: whether to leave out samples rather than have a short batch.
         world_size: ranks.
+        decorrelate: whether the ranks take turns (see `RankPlan`).
+        segment: the part of the epoch that the grouping's samples make up.
 
     Returns:
         The plan.
@@ -56,27 +68,52 @@ def plan_epoch(
             the buckets lack a resolution of the schedule.
     """
     _check(seed, epoch)
-    used, unit = _used(len(grouping), batch_size, drop_last, world_size)
-    order, ends = leave_out(grouping, len(grouping) - used, bits(seed, epoch, _DROPPED) if shuffle else None)
-    levels = _levels(schedule, batch_size, used, unit, seed, epoch)
-    ends = run_ends(grouping, order, ends, unit, int(levels[0]))
-    counts, walk = np.diff(ends, prepend=0), bits(seed, epoch, _WALK) if shuffle else None
-    bucket, sizes, in_order = _cut(grouping.buckets, counts, levels, batch_size, unit, walk)
-    order = _order_runs(order, ends, bits(seed, epoch, _SAMPLES) if shuffle else None)
+    used, unit = batches_of(len(grouping), batch_size, drop_last, world_size)
+    counts, levels, order, ends = _divide(
+        grouping, schedule, batch_size, used, unit, drop_last, seed, epoch, shuffle, segment
+    )
+
+    def random(purpose: int) -> np.random.PCG64 | None:
+        return bits(seed, epoch, purpose, *segment.key) if shuffle else None
+
+    mixed = segment.group is not None
+    bucket, sizes, in_order = _cut(
+        grouping.buckets, counts, levels, batch_size, unit, None if mixed else random(_WALK), mixed
+    )
+    order = order_runs(order, ends, random(_SAMPLES), segment, 0 if isinstance(batch_size, PixelBudget) else unit)
 
     # [T]: where each batch begins in `order`; batches of one bucket follow one another there
     by_bucket = np.argsort(bucket, kind="stable")
     starts = np.empty(len(sizes), dtype=np.int64)
     starts[by_bucket] = np.cumsum(sizes[by_bucket]) - sizes[by_bucket]
     if not in_order:
-        step = _order_batches(order, starts, sizes, unit, bits(seed, epoch, _BATCHES) if shuffle else None)
+        source = random(_BATCHES)
+        if mixed:
+            step = order_evenly(bucket, sizes, unit, source)
+        elif decorrelate:
+            step = order_in_turns(bucket, order[starts], sizes, unit, world_size, source)
+        else:
+            step = order_batches(order, starts, sizes, unit, source)
         bucket, starts, sizes = bucket[step], starts[step], sizes[step]
     offsets = np.append(0, np.cumsum(sizes))
     place = np.repeat((starts - offsets[:-1]).astype(np.int32), sizes)
     place += np.arange(used, dtype=np.int32)
-    resolutions = schedule(epoch * used + offsets[:-1], used, seed)
-    shapes = grouping.buckets.shape(bucket, resolutions)
-    return EpochPlan(epoch, seed, order[place], offsets, shapes, resolutions, batch_size, world_size)
+    total = segment.used or used
+    resolutions = schedule(epoch * total + segment.first + offsets[:-1], total, seed)
+    chosen = order[place]
+    return EpochPlan(
+        epoch=epoch,
+        seed=seed,
+        sample_ids=chosen if segment.rows is None else segment.rows[chosen],
+        offsets=offsets,
+        shapes=grouping.buckets.shape(bucket, resolutions),
+        resolutions=resolutions,
+        batch_size=batch_size,
+        world_size=world_size,
+        decorrelate=decorrelate,
+        first_step=segment.first_step,
+        repeats=None if segment.repeats is None else segment.repeats[chosen],
+    )
 
 
 def epoch_length(
@@ -89,6 +126,8 @@ def epoch_length(
     shuffle: bool = False,
     drop_last: bool = False,
     world_size: int = 1,
+    decorrelate: bool = False,
+    segment: Segment = _ALL,
 ) -> int:
     """Number of batches `plan_epoch` makes of the same arguments, without planning.
 
@@ -104,6 +143,8 @@ def epoch_length(
         shuffle: as for `plan_epoch`.
         drop_last: as for `plan_epoch`.
         world_size: as for `plan_epoch`.
+        decorrelate: as for `plan_epoch`; makes no difference here.
+        segment: as for `plan_epoch`.
 
     Returns:
         Batches of the epoch, the same on every rank.
@@ -113,14 +154,13 @@ def epoch_length(
         PlanError: as `plan_epoch`.
     """
     _check(seed, epoch)
-    used, unit = _used(len(grouping), batch_size, drop_last, world_size)
+    used, unit = batches_of(len(grouping), batch_size, drop_last, world_size)
     if not isinstance(batch_size, PixelBudget):
         return -(-used // unit)
-    order, ends = leave_out(grouping, len(grouping) - used, bits(seed, epoch, _DROPPED) if shuffle else None)
-    levels = _levels(schedule, batch_size, used, unit, seed, epoch)
-    ends = run_ends(grouping, order, ends, unit, int(levels[0]))
-    counts, walk = np.diff(ends, prepend=0), bits(seed, epoch, _WALK) if shuffle else None
-    return len(_cut(grouping.buckets, counts, levels, batch_size, unit, walk)[0])
+    counts, levels, _, _ = _divide(grouping, schedule, batch_size, used, unit, drop_last, seed, epoch, shuffle, segment)
+    mixed = segment.group is not None
+    walk = bits(seed, epoch, _WALK, *segment.key) if shuffle and not mixed else None
+    return len(_cut(grouping.buckets, counts, levels, batch_size, unit, walk, mixed)[0])
 
 
 def _check(seed: int, epoch: int) -> None:
@@ -131,8 +171,8 @@ def _check(seed: int, epoch: int) -> None:
         raise ConfigError(f"epoch must be at least 0; got {epoch}")
 
 
-def _used(n: int, batch_size: int | PixelBudget, drop_last: bool, world_size: int) -> tuple[int, int]:
-    """Samples the epoch uses, and the unit that sizes of full batches are multiples of."""
+def batches_of(n: int, batch_size: int | PixelBudget, drop_last: bool, world_size: int) -> tuple[int, int]:
+    """Samples that n samples' batches use, and the unit that sizes of full batches are multiples of."""
     check_world(batch_size, world_size)
     budget = isinstance(batch_size, PixelBudget)
     unit = batch_size.multiple_of * world_size if isinstance(batch_size, PixelBudget) else int(batch_size)
@@ -147,16 +187,36 @@ def _used(n: int, batch_size: int | PixelBudget, drop_last: bool, world_size: in
     return n // unit * unit, unit
 
 
+def _divide(
+    grouping: Grouping,
+    schedule: Schedule,
+    batch_size: int | PixelBudget,
+    used: int,
+    unit: int,
+    drop_last: bool,
+    seed: int,
+    epoch: int,
+    shuffle: bool,
+    segment: Segment,
+) -> tuple[Ints, npt.NDArray[np.int32], SampleIds, Ints]:
+    """Samples of each bucket, resolutions, samples by ratio, and where each bucket's run of them ends."""
+    gone = bits(seed, epoch, _DROPPED, *segment.key) if shuffle else None
+    order, ends = leave_out(grouping, len(grouping) - used, gone)
+    total = segment.used or used
+    levels = _levels(schedule, batch_size, epoch * total + segment.first, used, total, unit, seed)
+    ends = run_ends(grouping, order, ends, unit, int(levels[0]))
+    return np.diff(ends, prepend=0), levels, order, ends
+
+
 def _levels(
-    schedule: Schedule, batch_size: int | PixelBudget, used: int, unit: int, seed: int, epoch: int
+    schedule: Schedule, batch_size: int | PixelBudget, first: int, used: int, total: int, unit: int, seed: int
 ) -> npt.NDArray[np.int32]:
-    """The resolution at the start of an epoch of `used` samples; with a budget, after each unit of it."""
-    first = epoch * used
+    """The resolution after `first` samples; with a budget, after each unit of the `used` samples from there on."""
     if not isinstance(batch_size, PixelBudget):
-        return schedule(np.array([first]), used, seed)
+        return schedule(np.array([first]), total, seed)
     blocks = range(0, used, _BLOCK * unit)  # to spare memory
     positions = (np.arange(block, min(block + _BLOCK * unit, used), unit) for block in blocks)
-    return np.concatenate([schedule(first + position, used, seed) for position in positions])
+    return np.concatenate([schedule(first + position, total, seed) for position in positions])
 
 
 def _cut(
@@ -166,28 +226,14 @@ def _cut(
     batch_size: int | PixelBudget,
     unit: int,
     walk: np.random.PCG64 | None,
+    evenly: bool,
 ) -> tuple[Ints, Ints, bool]:
     """Bucket and size of each batch, and whether they are in the order of the steps."""
     if not isinstance(batch_size, PixelBudget):
         return *cut_level(counts, np.full(len(counts), unit), unit), False
     ranks = unit // batch_size.multiple_of
-    if (levels == levels[0]).all():
+    if (levels == levels[0]).all() and not evenly:
         shapes = [buckets.shape(bucket, int(levels[0])) for bucket in range(len(buckets))]
         limits = np.array([batch_size.limit(shape) * ranks for shape in shapes])
         return *cut_level(counts, limits, unit), False
     return *cut_changing(counts, levels, batch_size, buckets, ranks, walk), True
-
-
-def _order_runs(order: SampleIds, ends: Ints, source: np.random.PCG64 | None) -> SampleIds:
-    """Shuffle the samples of each bucket's run or, without a source of bits, sort them by id."""
-    arranged = np.empty_like(order)
-    for first, end in zip([0, *ends[:-1].tolist()], ends.tolist(), strict=True):
-        run = order[first:end]
-        arranged[first:end] = np.sort(run) if source is None else permute(run, source)
-    return arranged
-
-
-def _order_batches(order: SampleIds, starts: Ints, sizes: Ints, unit: int, source: np.random.PCG64 | None) -> Ints:
-    """int64 [T]: batches in random order or, without a source, by first sample; the short one, if any, last."""
-    key = order[starts] if source is None else source.random_raw(len(starts))
-    return np.lexsort((key, sizes % unit != 0))

@@ -75,12 +75,17 @@ def group_samples(size: Sizes, buckets: Buckets) -> Grouping:
     return Grouping(size, buckets, read_only(order), np.append(ends, len(size)).astype(np.int64))
 
 
-def bits(seed: int, epoch: int, purpose: int) -> np.random.PCG64:
-    """A stream of random bits for one purpose of one epoch.
+def bits(seed: int, epoch: int, purpose: int, *more: int) -> np.random.PCG64:
+    """A stream of random bits for one purpose of one epoch, and of whatever `more` numbers.
 
     Only raw bits and `SeedSequence` are used in plans: NumPy keeps those the same in all versions.
     """
-    return np.random.PCG64(np.random.SeedSequence(seed, spawn_key=(epoch, purpose)))
+    return np.random.PCG64(np.random.SeedSequence(seed, spawn_key=(epoch, purpose, *more)))
+
+
+def words(source: np.random.PCG64, count: int) -> npt.NDArray[np.uint64]:
+    """uint64 [count]: random words."""
+    return np.asarray(source.random_raw(count), dtype=np.uint64)
 
 
 def permute(values: SampleIds, source: np.random.PCG64) -> SampleIds:
