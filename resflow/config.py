@@ -18,6 +18,11 @@ import yaml
 
 from resflow.errors import ConfigError
 
+MAX_BYTES = 1 << 20
+"""Of a YAML file."""
+MAX_NODES = 100_000
+"""Values in a YAML file, those of an alias counted wherever it stands: ten lines can stand for a billion."""
+
 Reader = Callable[["Node"], Any]
 """Turns a node into a value; raises ConfigError through `Node.error`."""
 
@@ -42,7 +47,11 @@ class Node:
             ConfigError: the file cannot be read, is empty, or is not YAML.
         """
         try:
-            root = yaml.compose(Path(path).read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
+            with Path(path).open("rb") as file:
+                text = file.read(MAX_BYTES + 1)
+            if len(text) > MAX_BYTES:
+                raise ConfigError(f"{path}: has more than {MAX_BYTES} bytes; expected a pipeline's few lines")
+            root = yaml.compose(text.decode(), Loader=yaml.SafeLoader)
         except OSError as error:
             raise ConfigError(f"{path}: cannot be read: {error.strerror}. Check the path.") from error
         except UnicodeDecodeError as error:
@@ -54,7 +63,10 @@ class Node:
             raise ConfigError(f"{path}: is not YAML, or too deeply nested: {error}") from error
         if root is None:
             raise ConfigError(f"{path}: is empty; expected a mapping of pipeline fields such as `resolution: 224`")
-        return cls(root, str(path))
+        node = cls(root, str(path))
+        if _count(root, {}) > MAX_NODES:
+            raise node.error(f"aliases make more than {MAX_NODES} values of this file, or contain themselves")
+        return node
 
     def error(self, message: str) -> ConfigError:
         """An error at this node's file and line."""
@@ -96,8 +108,9 @@ class Node:
             return _frozen(constructor.construct_object(self.yaml, deep=True))
         except yaml.MarkedYAMLError as error:
             raise self.error(f"only plain YAML is read: {error.problem}") from error
-        except (TypeError, ValueError, RecursionError) as error:
-            raise self.error(f"cannot be read as a value: {error}") from error
+        except (TypeError, ValueError, LookupError, AttributeError, ArithmeticError, RecursionError) as error:
+            # PyYAML checks no text that a tag stands before, as in `!!int ""`.
+            raise self.error(f"cannot be read as a value: {type(error).__name__}: {error}") from error
         finally:
             constructor.dispose()
 
@@ -182,6 +195,19 @@ def read_choice(node: Node, classes: tuple[type[Any], ...], *, what: str, defaul
 def snake_case(cls: type[Any]) -> str:
     """A class's name as YAML writes it: RandomResizedCrop is random_resized_crop."""
     return re.sub(r"(?<!^)(?=[A-Z])", "_", cls.__name__).lower()
+
+
+def _count(node: yaml.Node, known: dict[int, int]) -> int:
+    """Values below a node, itself included, as often as aliases repeat them; one that contains itself has many."""
+    children: list[yaml.Node] = []
+    if isinstance(node, yaml.SequenceNode):
+        children = node.value
+    elif isinstance(node, yaml.MappingNode):
+        children = [part for pair in node.value for part in pair]
+    if id(node) not in known:
+        known[id(node)] = MAX_NODES + 1  # while it is being counted
+        known[id(node)] = 1 + sum(_count(child, known) for child in children)
+    return known[id(node)]
 
 
 def _frozen(value: Any) -> Any:

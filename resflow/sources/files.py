@@ -3,18 +3,33 @@
 from __future__ import annotations
 
 import os
+import stat
 
 from resflow.errors import ShardError
 from resflow.headers import HeaderTruncatedError, ImageHeader, read_header
 
+MAX_FILE_BYTES = 1 << 30
+"""Bytes of the largest image file that is read: more than `Pipeline.max_pixels` pixels take uncompressed."""
+
 _FIRST = 4 * 1024  # bytes of a file that are tried first
+_OPEN = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NONBLOCK", 0)  # a pipe would wait for a writer
 
 
 def read_file(path: str) -> bytes:
-    """All bytes of a file; ShardError where it cannot be read."""
+    """All bytes of a file; ShardError where it cannot be read, is no regular file, or is too large."""
     try:
-        with open(path, "rb", buffering=0) as file:  # noqa: PTH123 (a path object a file costs time)
-            return file.read()
+        descriptor = os.open(path, _OPEN)
+        try:
+            size = _regular_size(descriptor, path)
+            if size > MAX_FILE_BYTES:
+                raise ShardError(
+                    f"the file has {size} bytes; at most {MAX_FILE_BYTES} are read of an image. Compress it.",
+                    shard=path,
+                )
+            with open(descriptor, "rb", buffering=0, closefd=False) as file:
+                return file.read()
+        finally:
+            os.close(descriptor)
     except OSError as error:
         raise ShardError(f"the image cannot be read: {error.strerror}. Put the file back.", shard=path) from error
 
@@ -33,9 +48,9 @@ def file_header(path: str) -> ImageHeader:
         ShardError: the file cannot be read.
     """
     try:
-        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+        descriptor = os.open(path, _OPEN)
         try:
-            return _header(descriptor)
+            return _header(descriptor, _regular_size(descriptor, path))
         finally:
             os.close(descriptor)
     except OSError as error:
@@ -48,7 +63,7 @@ def read_files_ahead(paths: list[str]) -> None:
         return
     for path in paths:
         try:
-            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            descriptor = os.open(path, _OPEN)
         except OSError:  # the read that follows says what is wrong
             continue
         try:
@@ -63,13 +78,22 @@ def common_folder(paths: list[str]) -> str:
     return prefix[: prefix.rfind(os.sep) + 1]
 
 
-def _header(descriptor: int) -> ImageHeader:
-    count = _FIRST
+def _regular_size(descriptor: int, path: str) -> int:
+    """Bytes of a file; ShardError for a device or a pipe, which may never end."""
+    found = os.fstat(descriptor)
+    if not stat.S_ISREG(found.st_mode):
+        raise ShardError("this is no regular file. Name an image.", shard=path)
+    return found.st_size
+
+
+def _header(descriptor: int, size: int) -> ImageHeader:
+    most = min(size, MAX_FILE_BYTES)  # a header may claim that the rest of it lies anywhere
+    count = min(_FIRST, most)
     while True:
         data = os.pread(descriptor, count, 0)
         try:
             return read_header(data)
         except HeaderTruncatedError as error:
-            if len(data) < count:
+            if len(data) < count or count == most:
                 raise
-            count = max(error.needed, 2 * count)
+            count = min(most, max(error.needed, 2 * count))

@@ -9,7 +9,7 @@ import zlib
 from PIL import Image
 
 from resflow.errors import DecodeError, HeaderError
-from resflow.headers import read_header
+from resflow.headers import ImageHeader, read_header
 from resflow.sources.base import Pixels
 from resflow.sources.files import file_header, read_file
 from resflow.sources.items import pil_pixels
@@ -39,7 +39,7 @@ def stored_size(path: str) -> tuple[int, int]:
         header = None
     if header is None or (header.orientation != 1 and header.format != "jpeg"):
         try:
-            with Image.open(path) as image:
+            with Image.open(path, formats=_formats(header)) as image:
                 return image.height, image.width
         except _DAMAGE as error:
             message = f"no image header: {error}. Convert the image, or leave it out."
@@ -64,6 +64,7 @@ def stored_image(path: str) -> memoryview | Pixels:
         DecodeError: an image that is decoded here is damaged.
     """
     data = read_file(path)
+    header = None
     if data[:2] not in _NETPBM:
         try:
             header = read_header(data)
@@ -74,11 +75,16 @@ def stored_image(path: str) -> memoryview | Pixels:
         if header.format == "jpeg":
             return memoryview(without_metadata(data))
     try:
-        with Image.open(io.BytesIO(data)) as image:
+        with Image.open(io.BytesIO(data), formats=_formats(header)) as image:
             return pil_pixels(image, path)
     except _DAMAGE as error:
         message = f"the image cannot be decoded: {error}. Replace the file, or leave it out."
         raise DecodeError(message, key=path) from error
+
+
+def _formats(header: ImageHeader | None) -> list[str]:
+    """The one reader that Pillow may try."""
+    return ["PPM" if header is None else header.format.upper()]
 
 
 def without_metadata(data: bytes) -> bytes:

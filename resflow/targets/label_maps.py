@@ -76,17 +76,18 @@ def move_label_maps(
     return output
 
 
-def decode_label_map(encoded: bytes | memoryview) -> npt.NDArray[Any]:
+def decode_label_map(encoded: bytes | memoryview, size: tuple[int, int] | None = None) -> npt.NDArray[Any]:
     """Decode a PNG whose palette places or greys are classes.
 
     Args:
         encoded: the file's bytes.
+        size: height and width that it must have; where it has others, it is not decoded.
 
     Returns:
         uint8 [h, w], or int32 [h, w] for 16 bits.
 
     Raises:
-        TargetError: it cannot be decoded, or has colours.
+        TargetError: it cannot be decoded, has colours, or is of another size.
     """
     try:
         with Image.open(io.BytesIO(encoded), formats=("PNG",)) as picture:
@@ -95,6 +96,8 @@ def decode_label_map(encoded: bytes | memoryview) -> npt.NDArray[Any]:
                     f"a label map must be a PNG of palette places or greys; got {picture.mode}, "
                     f"{picture.width}x{picture.height} pixels. Turn its colours into class numbers first."
                 )
+            if size is not None:
+                _check_size((picture.height, picture.width), size)
             depth = bytes(encoded[24:25])[0]  # of PNG's first chunk, IHDR: bits of a sample
             if picture.mode == "P" or depth == 8:
                 return np.array(picture, np.uint8)
@@ -109,15 +112,19 @@ def decode_label_map(encoded: bytes | memoryview) -> npt.NDArray[Any]:
 
 def _decoded(one: LabelMap, size: tuple[int, int], position: int) -> npt.NDArray[Any]:
     try:
-        classes = one.encoded if isinstance(one.encoded, np.ndarray) else decode_label_map(one.encoded)
-        if classes.shape != size:
-            raise TargetError(
-                f"a label map must have its image's size; got {classes.shape[1]}x{classes.shape[0]} for an image of "
-                f"{size[1]}x{size[0]} pixels (after EXIF orientation)"
-            )
+        classes = one.encoded if isinstance(one.encoded, np.ndarray) else decode_label_map(one.encoded, size)
+        _check_size((classes.shape[0], classes.shape[1]), size)
     except TargetError as error:
         raise TargetError(error.message, position=position) from error
     return classes
+
+
+def _check_size(found: tuple[int, int], size: tuple[int, int]) -> None:
+    if found != size:
+        raise TargetError(
+            f"a label map must have its image's size; got {found[1]}x{found[0]} for an image of "
+            f"{size[1]}x{size[0]} pixels (after EXIF orientation)"
+        )
 
 
 def _smallest(maps: Sequence[npt.NDArray[Any]], ignore_index: int) -> torch.dtype:
