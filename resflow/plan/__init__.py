@@ -1,12 +1,15 @@
 """Plans: which samples form which batch at which shape, decided ahead of time as pure functions of values."""
 
 from resflow.plan.batches import EpochPlan, PlannedBatch, RankPlan
+from resflow.plan.blocks import BlockPlan
 from resflow.plan.buckets import Buckets
 from resflow.plan.budget import PixelBudget
 from resflow.plan.cursor import Cursor
 from resflow.plan.epoch import epoch_length, plan_epoch
 from resflow.plan.index import Index
+from resflow.plan.layout import Layout, lay_out
 from resflow.plan.learn import learn_buckets
+from resflow.plan.mixture import Mixture
 from resflow.plan.online import OnlineBucketer
 from resflow.plan.order import Grouping, group_samples
 from resflow.plan.schedule import (
@@ -22,6 +25,7 @@ from resflow.plan.schedule import (
 from resflow.plan.world import World
 
 __all__ = [
+    "BlockPlan",
     "Buckets",
     "Constant",
     "Cosine",
@@ -30,7 +34,9 @@ __all__ = [
     "EpochPlan",
     "Grouping",
     "Index",
+    "Layout",
     "Linear",
+    "Mixture",
     "OnlineBucketer",
     "PixelBudget",
     "PlannedBatch",
@@ -42,6 +48,7 @@ __all__ = [
     "as_schedule",
     "epoch_length",
     "group_samples",
+    "lay_out",
     "learn_buckets",
     "plan_epoch",
 ]

@@ -9,6 +9,8 @@ import numpy.typing as npt
 
 from resflow.errors import ConfigError
 
+_CHECKED = 1 << 22
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Index:
@@ -22,7 +24,8 @@ class Index:
         fingerprint: hash of all of the above and of the shards' names and sizes; equal data, equal fingerprint.
 
     Raises:
-        ConfigError: arrays disagree in length, have another dtype or shape, or a size is not positive.
+        ConfigError: arrays disagree in length, have another dtype or shape, or a size is not positive (of the first
+            4 Mi samples; those beyond are looked at when they are planned, so that mapping a large index reads none).
     """
 
     shard: npt.NDArray[np.int32]
@@ -45,8 +48,9 @@ class Index:
                 raise ConfigError(
                     f"Index.{name} must be {np.dtype(dtype)} {list(shape)}; got {array.dtype} {list(array.shape)}"
                 )
-        if n and int(self.size.min()) < 1:
-            first = int(np.argmin(self.size.min(axis=1)))
+        seen = self.size[:_CHECKED]
+        if n and int(seen.min()) < 1:
+            first = int(np.argmin(seen.min(axis=1)))
             raise ConfigError(
                 f"Index.size must be positive; sample {first} has height, width {self.size[first].tolist()}"
             )

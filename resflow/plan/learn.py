@@ -18,6 +18,7 @@ _WIDEST = 8.0  # aspect ratio beyond which no shape is considered while a square
 _LARGEST = 65_535  # pixels: no format holds more along a side
 _WORK = 1.5e8  # candidates x bins x bins that one pass of the search may take
 _ROWS = 64  # rows of the cost matrix worked on at a time, so that they stay in cache
+_LOOKED_AT, _STRETCHES = 1 << 22, 1 << 10  # images, and in how many stretches
 _CHUNK = 1 << 20  # samples handled at a time, so that temporaries stay small
 
 
@@ -63,6 +64,7 @@ def learn_buckets(
     Source:
         W. Dinkelbach, On Nonlinear Fractional Programming (1967).
     """
+    size = _stretches(size)
     _check(size, k, resolutions, stride, max_crop, area_tolerance)
     extreme = max(float(np.abs(_log_ratio(size[part])).max()) for part in _parts(len(size)))
     wanted = sorted({int(r) for r in resolutions})
@@ -85,6 +87,15 @@ def learn_buckets(
     middle = _log_ratio(shapes.reshape(-1, 2)).reshape(shapes.shape[:2]).mean(axis=0)
     edges = np.clip((middle[1:] + middle[:-1]) / 2, low + (high - low) / 4, high - (high - low) / 4)
     return Buckets(np.exp(edges), np.array(wanted, dtype=np.int32), shapes, stride, max_crop)
+
+
+def _stretches(size: Sizes) -> Sizes:
+    """At most 4 Mi of the sizes: all, or stretches evenly spaced from the first row to the last."""
+    if len(size) <= _LOOKED_AT:
+        return size
+    length = _LOOKED_AT // _STRETCHES
+    starts = np.linspace(0, len(size) - length, _STRETCHES).astype(np.int64)
+    return np.concatenate([size[start : start + length] for start in starts.tolist()])
 
 
 def _check(

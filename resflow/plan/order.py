@@ -17,6 +17,9 @@ _CHUNK = 1 << 20  # samples handled at a time, so that temporaries stay small
 _ID_BITS = np.uint64(31)
 _ID_MASK = (np.uint64(1) << _ID_BITS) - np.uint64(1)
 
+MOST_SAMPLES = int(_ID_MASK)
+"""Samples that an index or an epoch may hold."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Grouping:
@@ -56,8 +59,8 @@ def group_samples(size: Sizes, buckets: Buckets) -> Grouping:
         raise ConfigError(f"size must be int32 [N,2], height and width; got {size.dtype} {list(size.shape)}")
     if not len(size):
         raise PlanError("no epoch can be planned over no samples; got size [0,2]. Name a dataset with images in it.")
-    if len(size) > int(_ID_MASK):
-        raise PlanError(f"an index holds at most {int(_ID_MASK)} samples; got {len(size)}. Split the dataset.")
+    if len(size) > MOST_SAMPLES:
+        raise PlanError(f"an index holds at most {MOST_SAMPLES} samples; got {len(size)}. Split the dataset.")
     if int(size.min()) < 1:
         raise ConfigError(f"size must be positive; got {int(size.min())} for sample {int(size.min(axis=1).argmin())}")
     # The bits of a positive float32 are in the order of its value: one sort of ratio bits over sample id.
