@@ -67,6 +67,9 @@ class DataLoader(torch.utils.data.DataLoader[T_co], Generic[T_co]):
         world: rank and number of ranks; default: torch.distributed's, else RANK and WORLD_SIZE, else one alone.
         even: fill up the short batch by repeating samples, so that every rank has equally many (for trainers that
             gather and cut off the repeats, such as Accelerate's `gather_for_metrics`).
+        decorrelate: at each step give the ranks batches of different buckets, as far as the data has them: gradients
+            are of mixed shapes, where by default steps take equally long on all ranks. Each sample is used once all
+            the same; a state is good for as many ranks as it was saved by.
         sizes: height and width of each image of a dataset, integers [N, 2], or the path of a file of them, which is
             written if it is missing; default: read from the images' headers, asked of the dataset, or measured once.
 
@@ -111,6 +114,7 @@ class DataLoader(torch.utils.data.DataLoader[T_co], Generic[T_co]):
         seed: int = 0,
         world: World | None = None,
         even: bool = False,
+        decorrelate: bool = False,
         sizes: Any = None,
     ) -> None:
         kept: dict[str, Any] = {
@@ -130,6 +134,7 @@ class DataLoader(torch.utils.data.DataLoader[T_co], Generic[T_co]):
                     f"reading {dataset!r} needs a pipeline. Pass DataLoader(..., pipeline=Pipeline(...))."
                 )
             ours = {"seed": seed or None, "world": world, "even": even or None, "sizes": sizes}
+            ours["decorrelate"] = decorrelate or None
             for name, value in ours.items():
                 if value is not None:
                     raise ConfigError(f"{name} has no meaning without a pipeline; got {value!r}. Drop it, or pass one.")
@@ -153,6 +158,7 @@ class DataLoader(torch.utils.data.DataLoader[T_co], Generic[T_co]):
                 workers=num_workers,
                 prefetch=num_workers * (prefetch_factor or _PREFETCH) or _PREFETCH,
                 even=even,
+                decorrelate=decorrelate,
                 sizes=sizes,
             )
         if run.in_this_process:

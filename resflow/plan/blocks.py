@@ -10,7 +10,7 @@ import numpy as np
 
 from resflow.plan.batches import EpochPlan, RankPlan
 from resflow.plan.budget import PixelBudget
-from resflow.plan.epoch import batches_of, epoch_length, plan_epoch
+from resflow.plan.epoch import batches_of, check_seed, epoch_length, plan_epoch
 from resflow.plan.layout import Layout
 from resflow.plan.schedule import Schedule
 from resflow.plan.world import World
@@ -58,6 +58,7 @@ class BlockPlan:
         world_size: int = 1,
         decorrelate: bool = False,
     ) -> None:
+        check_seed(seed, epoch)
         self.epoch, self.batch_size, self.world_size, self.decorrelate = epoch, batch_size, world_size, decorrelate
         self._layout, self._schedule = layout, schedule
         self._seed, self._shuffle, self._drop_last = seed, shuffle, drop_last

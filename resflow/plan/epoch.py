@@ -67,7 +67,7 @@ def plan_epoch(
         PlanError: the batch size does not suit the dataset or the world, a budget is too small for one image, or
             the buckets lack a resolution of the schedule.
     """
-    _check(seed, epoch)
+    check_seed(seed, epoch)
     used, unit = batches_of(len(grouping), batch_size, drop_last, world_size)
     counts, levels, order, ends = _divide(
         grouping, schedule, batch_size, used, unit, drop_last, seed, epoch, shuffle, segment
@@ -153,7 +153,7 @@ def epoch_length(
         ConfigError: as `plan_epoch`.
         PlanError: as `plan_epoch`.
     """
-    _check(seed, epoch)
+    check_seed(seed, epoch)
     used, unit = batches_of(len(grouping), batch_size, drop_last, world_size)
     if not isinstance(batch_size, PixelBudget):
         return -(-used // unit)
@@ -163,8 +163,8 @@ def epoch_length(
     return len(_cut(grouping.buckets, counts, levels, batch_size, unit, walk, mixed)[0])
 
 
-def _check(seed: int, epoch: int) -> None:
-    """Refuse a seed or epoch out of range."""
+def check_seed(seed: int, epoch: int) -> None:
+    """Refuse a seed or epoch out of range with a ConfigError."""
     if type(seed) is not int or not 0 <= seed < 1 << 64:
         raise ConfigError(f"seed must be a whole number in [0, 2**64); got {seed!r}")
     if epoch < 0:

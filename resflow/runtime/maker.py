@@ -66,7 +66,7 @@ class BatchMaker:
             planned.shape,
             seed=self._seed,
             epoch=planned.epoch,
-            sample_ids=planned.sample_ids.astype(np.int64),
+            sample_ids=planned.draw_ids.astype(np.int64),
             progress=self.pipeline.progress(planned.resolution),
         )
         return Geometry(matrix, size, planned.shape)

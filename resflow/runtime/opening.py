@@ -35,6 +35,7 @@ def open_run(
     workers: int,
     prefetch: int,
     even: bool,
+    decorrelate: bool,
     sizes: Any,
 ) -> PlannedRun | StreamRun:
     """The run of a loader.
@@ -50,6 +51,7 @@ def open_run(
         workers: worker processes.
         prefetch: batches ahead where this process decodes in a thread.
         even: whether the short batch is filled up for all ranks.
+        decorrelate: whether the ranks take batches of different buckets at a step.
         sizes: of a map-style dataset's images, if they are known.
 
     Returns:
@@ -77,8 +79,10 @@ def open_run(
             threads=threads,
             prefetch=prefetch,
             even=even,
+            decorrelate=decorrelate,
         )
-    for name, given in (("shuffle", shuffle and data is dataset), ("even", even), ("sizes", sizes is not None)):
+    no_meaning = {"shuffle": shuffle and data is dataset, "even": even, "decorrelate": decorrelate}
+    for name, given in (no_meaning | {"sizes": sizes is not None}).items():
         if given:
             raise ConfigError(
                 f"{name} has no meaning for a stream, which comes in its own order and is not known ahead; "

@@ -212,7 +212,7 @@ class PlannedDataset(Dataset[Batch]):
     def _example(self, planned: PlannedBatch) -> object:
         """Targets of one sample: of the first that is sound."""
         for number in range(min(len(self.source.index), _TRIED)):
-            read = self._taken(replace(planned, sample_ids=np.array([number], dtype=np.int64)))
+            read = self._taken(replace(planned, sample_ids=np.array([number], dtype=np.int64), repeats=None))
             faults = dict(read.faults)
             batch = self._of_sound(read, faults)
             if len(batch):
@@ -314,7 +314,7 @@ def _part(read: ReadBatch, places: list[int]) -> ReadBatch:
     """Some of the samples of a batch."""
     geometry = read.geometry
     return ReadBatch(
-        replace(read.planned, sample_ids=read.planned.sample_ids[places]),
+        replace(read.planned, sample_ids=read.planned.sample_ids[places], repeats=None),  # its views are drawn already
         [read.samples[place] for place in places],
         Geometry(geometry.matrix[places], geometry.source_size[places], geometry.output_size),
         None if read.stored is None else read.stored[places],

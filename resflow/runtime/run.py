@@ -12,16 +12,15 @@ from resflow.batch import Batch
 from resflow.errors import ConfigError, StateError
 from resflow.pipeline import Pipeline
 from resflow.plan import (
+    BlockPlan,
     Buckets,
     Cursor,
     EpochPlan,
     PixelBudget,
     PlannedBatch,
     World,
-    epoch_length,
-    group_samples,
+    lay_out,
     learn_buckets,
-    plan_epoch,
 )
 from resflow.runtime.finish import Failure
 from resflow.runtime.planned import PlannedDataset, PlanSampler
@@ -29,17 +28,18 @@ from resflow.runtime.prefetch import Prefetcher, prefetched
 from resflow.runtime.skip import SkipReport, without
 from resflow.runtime.world import current_world
 from resflow.skip import Skip, Skipped
-from resflow.sources import Source
+from resflow.sources import Mix, Source
 
 
 class _Order(TypedDict):
-    """What `plan_epoch` and `epoch_length` are told alike."""
+    """What a plan is told of the order of samples."""
 
     batch_size: int | PixelBudget
     seed: int
     shuffle: bool
     drop_last: bool
     world_size: int
+    decorrelate: bool
 
 
 class PlannedRun:
@@ -56,6 +56,7 @@ class PlannedRun:
         threads: decoding threads in this process.
         prefetch: batches ahead where this process decodes in a thread.
         even: whether the short batch is filled up by repeating samples until all ranks have equally many.
+        decorrelate: whether the ranks take batches of different buckets at a step.
 
     Raises:
         ConfigError: a batch size that is neither a positive whole number nor a budget.
@@ -75,13 +76,17 @@ class PlannedRun:
         threads: int,
         prefetch: int,
         even: bool = False,
+        decorrelate: bool = False,
     ) -> None:
         if not isinstance(batch_size, PixelBudget) and (type(batch_size) is not int or batch_size < 1):
             raise ConfigError(f"batch_size must be a whole number above 0, or a PixelBudget; got {batch_size!r}")
         self.pipeline, self._prefetch = pipeline, prefetch
         self._seed, self._shuffle, self._world = seed, shuffle, world
         self.buckets = _buckets(pipeline, source)
-        self._grouping = group_samples(source.index.size, self.buckets)
+        self._mixture = source.mixture if isinstance(source, Mix) else None
+        self._layout = lay_out(source.index, self.buckets, self._mixture)
+        self._decorrelate = decorrelate
+        self._planned: tuple[int, _Order, BlockPlan] | None = None
         on_gpu = torch.device(pipeline.device).type == "cuda"
         engine = pipeline.engine if pipeline.engine != "auto" else ("dali" if on_gpu else "turbo")
         self.in_this_process = on_gpu and engine == "dali"
@@ -116,15 +121,16 @@ class PlannedRun:
             "shuffle": self._shuffle,
             "drop_last": self.drop_last,
             "world_size": world.size,
+            "decorrelate": self._decorrelate,
         }
 
     def plan(self, epoch: int) -> EpochPlan:
         """All global batches of an epoch."""
-        return plan_epoch(self._grouping, self.pipeline.schedule, epoch=epoch, **self._order)
+        return self._blocks(epoch).whole()
 
     def length(self, epoch: int) -> int:
         """Batches of an epoch."""
-        return epoch_length(self._grouping, self.pipeline.schedule, epoch=epoch, **self._order)
+        return len(self._blocks(epoch))
 
     def begin(self, **_options: Any) -> bool:
         """Start a pass: the rest of a restored epoch, the epoch that was set, or the one after the last pass.
@@ -154,7 +160,7 @@ class PlannedRun:
         Raises:
             SkipBudgetError: more was skipped than may be.
         """
-        self._report.take(skipped, samples=len(self.source.index) // self.world.size)
+        self._report.take(skipped, samples=len(self._layout) // self.world.size)
         self.epoch, self.step = epoch, step
 
     def set_epoch(self, epoch: int) -> None:
@@ -169,8 +175,10 @@ class PlannedRun:
         return self._cursor().to_json() | (self._report.state() if self.step > 0 else {})
 
     def _cursor(self) -> Cursor:
-        # With a pixel budget the plan depends on the number of ranks, too.
-        left_out = {"seed"} if self.global_batch_size is None else {"seed", "world_size"}
+        # With a pixel budget the plan depends on the number of ranks, too, and so it does decorrelated.
+        left_out = {"seed"} if self.global_batch_size is None or self._decorrelate else {"seed", "world_size"}
+        left_out |= set() if self._decorrelate else {"decorrelate"}
+        mixture = {} if self._mixture is None else {"mixture": repr(self._mixture)}
         return Cursor(
             epoch=self.epoch,
             step=self.step,
@@ -178,7 +186,8 @@ class PlannedRun:
             global_batch_size=self.global_batch_size,
             fingerprint=self.source.index.fingerprint,
             config=self.pipeline.describe()
-            | {name: repr(value) for name, value in self._order.items() if name not in left_out},
+            | {name: repr(value) for name, value in self._order.items() if name not in left_out}
+            | mixture,
         )
 
     def restore(self, state: Mapping[str, Any]) -> None:
@@ -206,7 +215,7 @@ class PlannedRun:
 
     def batches(self) -> Iterator[PlannedBatch]:
         """This rank's planned batches from the run's place on; the source is told what will be read next."""
-        planned = self.plan(self.epoch).rank(self.world, even=self.even)
+        planned = self._blocks(self.epoch).rank(self.world, even=self.even)
         return map(self._announced, map(planned.batch, range(self._start, len(planned))))
 
     @property
@@ -218,7 +227,7 @@ class PlannedRun:
     def remainder(self) -> int:
         """Samples of the epoch's last global batch where it was filled up; 0 where nothing is repeated."""
         whole = self.global_batch_size
-        return len(self._grouping) % whole if whole and self.even and not self.drop_last else 0
+        return len(self._layout) % whole if whole and self.even and not self.drop_last else 0
 
     def steps_left(self) -> int:
         """Batches from the run's place to the end of its epoch."""
@@ -240,9 +249,16 @@ class PlannedRun:
     @property
     def _own(self) -> Callable[[Skipped], bool]:
         """Whether a sample skipped in the epoch is of this rank's part, which another rank's may be now."""
-        planned = self.plan(self.epoch).rank(self.world, even=self.even)
+        planned = self._blocks(self.epoch).rank(self.world, even=self.even)
         ids = functools.cache(lambda step: frozenset(planned.batch(step).sample_ids.tolist()))
         return lambda one: one.epoch == self.epoch and one.step < self.step and one.sample_id in ids(one.step)
+
+    def _blocks(self, epoch: int) -> BlockPlan:
+        """The plan of an epoch; the last one is kept, as long as nothing that it depends on changes."""
+        order, last = self._order, self._planned
+        if last is None or last[:2] != (epoch, order):
+            last = self._planned = epoch, order, BlockPlan(self._layout, self.pipeline.schedule, epoch=epoch, **order)
+        return last[2]
 
     def _announced(self, batch: PlannedBatch) -> PlannedBatch:
         self.dataset.announce(batch)

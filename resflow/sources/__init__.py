@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from resflow.sources.index_file import ShardIndex, build_index, open_index, write_index
     from resflow.sources.lint import LintReport, Problem
     from resflow.sources.mask_folder import MaskFolder
+    from resflow.sources.mixed import Mix
     from resflow.sources.panoptic import CocoPanoptic
     from resflow.sources.paths import index_path
     from resflow.sources.recognised import RecognisedSource, dataset_source, recognise
@@ -36,6 +37,7 @@ __all__ = [
     "LabelledImages",
     "LintReport",
     "MaskFolder",
+    "Mix",
     "Pixels",
     "Problem",
     "RecognisedSource",
@@ -70,6 +72,7 @@ _HOME = {
     "LabelledImages": "writer",
     "LintReport": "lint",
     "MaskFolder": "mask_folder",
+    "Mix": "mixed",
     "NO_TARGET": "base",
     "Pixels": "base",
     "Problem": "lint",
