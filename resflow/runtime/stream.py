@@ -143,11 +143,14 @@ class BucketedStream(torch.utils.data.IterableDataset[Tagged]):
         epoch, skip, expected = place[0], place[1 + worker], place[1 + count + worker]
         number = digest = 0
         dropped: list[Skipped] = []
+        reach = -1
         try:
             for planned, rows in self._planned(epoch, worker, workers, dropped):
                 digest = _chained(digest, planned, rows)
-                left_out = tuple(replace(one, step=number) for one in dropped)
-                dropped.clear()
+                # When a batch comes out depends on whether buckets were known; what is in it does not.
+                reach = max(reach, int(planned.sample_ids.max()))
+                left_out = tuple(replace(one, step=number) for one in dropped if one.sample_id < reach)
+                dropped[:] = [one for one in dropped if one.sample_id > reach]
                 number += 1
                 if number > skip:
                     yield Request(worker, number - 1, digest, planned, rows, left_out)
