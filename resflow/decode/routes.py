@@ -6,6 +6,7 @@ import struct
 
 from resflow.decode.base import Encoded
 from resflow.headers import ImageHeader
+from resflow.headers.exif import has_whole_samples
 
 _TAIL = 1024  # bytes at the end of a JPEG among which its end marker must be
 _SEGMENT = struct.Struct(">BBH").unpack_from
@@ -23,11 +24,14 @@ def is_native(header: ImageHeader, encoded: Encoded, device: str) -> bool:
         device: "cpu" or "cuda".
 
     Returns:
-        False for GIF and AVIF; for JPEGs that nvJPEG refuses (four components, 12 bits, arithmetic coding, lossless),
-        whose orientation stands in XMP, or, on a GPU, that have no end.
+        False for GIF and AVIF; for TIFFs of fractions, which DALI scales; for JPEGs that nvJPEG refuses (four
+        components, 12 bits, arithmetic coding, lossless), whose orientation stands in XMP, or, on a GPU, that have no
+        end.
     """
     if header.format in ("gif", "avif"):
         return False
+    if header.format == "tiff":
+        return has_whole_samples(encoded)
     if header.format != "jpeg":
         return True
     if not _plain_frame(encoded):

@@ -8,12 +8,13 @@ import struct
 from resflow.headers.base import MAX_STEPS, Bytes, Stored, broken, endless, truncated
 
 _TAG_TYPES = {1: "B", 3: "H", 4: "I", 6: "b", 8: "h", 9: "i", 16: "Q"}
-_WIDTH, _LENGTH, _ORIENTATION = 256, 257, 274
+_WIDTH, _LENGTH, _ORIENTATION, _SAMPLE_FORMAT = 256, 257, 274, 339
+_SIZE = frozenset([_WIDTH, _LENGTH, _ORIENTATION])
 _XMP_ORIENTATION = re.compile(rb'tiff:Orientation(?:="|>)([0-9])')
 
 
-def _directory(data: Bytes) -> dict[int, int]:
-    """The first directory's width, length and orientation tags; struct.error where `data` ends too soon."""
+def _directory(data: Bytes, wanted: frozenset[int] = _SIZE) -> dict[int, int]:
+    """First values of tags of the first directory; struct.error where `data` ends too soon."""
     order = "<" if bytes(data[:2]) == b"II" else ">"
     if struct.unpack_from(order + "H", data, 2)[0] == 43:
         (start,) = struct.unpack_from(order + "Q", data, 8)
@@ -28,13 +29,13 @@ def _directory(data: Bytes) -> dict[int, int]:
         raise endless("tiff")
     for _ in range(entries):
         tag, kind, count = entry.unpack_from(data, position)
-        if tag in (_WIDTH, _LENGTH, _ORIENTATION) and kind in _TAG_TYPES and count and tag not in values:
+        if tag in wanted and kind in _TAG_TYPES and count and tag not in values:
             code = order + _TAG_TYPES[kind]
             where = position + entry.size
             if count * struct.calcsize(code) > inline:
                 (where,) = struct.unpack_from(order + ("Q" if inline == 8 else "I"), data, where)
             (values[tag],) = struct.unpack_from(code, data, where)
-        elif tag > _ORIENTATION and values:
+        elif tag > max(wanted) and values:
             break  # tags ascend
         position += entry.size + inline
     return values
@@ -69,3 +70,11 @@ def read_tiff(data: Bytes) -> Stored:
         raise broken("tiff", "the first directory has no width or no length")
     orientation = values.get(_ORIENTATION, 1)
     return values[_LENGTH], values[_WIDTH], orientation if 1 <= orientation <= 8 else 1
+
+
+def has_whole_samples(data: Bytes) -> bool:
+    """Whether a TIFF's samples are whole numbers without a sign, as nearly all are; its header was read before."""
+    try:
+        return _directory(data, frozenset([_SAMPLE_FORMAT])).get(_SAMPLE_FORMAT, 1) == 1
+    except (struct.error, IndexError, OverflowError):
+        return False
