@@ -28,7 +28,7 @@ MAY_IMPORT = {
     "normalize": {"errors", "geometry"},
     "skip": {"errors"},
     "batch": {"errors", "geometry", "skip", "targets"},
-    "pipeline": {"errors", "augment", "config", "geometry", "normalize", "plan", "skip", "targets"},
+    "pipeline": {"errors", "augment", "config", "geometry", "models", "normalize", "plan", "skip", "targets"},
     "runtime": {
         "errors",
         "headers",
