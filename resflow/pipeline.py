@@ -329,9 +329,12 @@ def _read_dtype(node: Node) -> torch.dtype:
 
 
 def _read_on_error(node: Node) -> str | Skip:
-    if node.plain() == "raise":
+    plain = node.plain()
+    if plain == "raise":
         return "raise"
-    skip: Skip = read_choice(node, (Skip,), what="on_error beside `raise`")
+    if plain != "skip" and not (isinstance(plain, dict) and plain.keys() == {"skip"}):
+        raise node.error(f"on_error must be `raise`, `skip`, or `skip` with its fields; got {plain!r}")
+    skip: Skip = read_choice(node, (Skip,), what="on_error")
     return skip
 
 

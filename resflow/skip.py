@@ -12,8 +12,9 @@ from resflow.errors import ConfigError
 class Skip:
     """Leave a blank place in the batch for a sample that is bad, until too many are.
 
-    Each rank counts its own in each epoch. It may skip `budget` of the dataset's samples divided by the number of ranks
-    (of a stream: of the samples that the rank has handed out or skipped so far), rounded down, but always `grace`.
+    Each rank counts its own in each epoch. It may skip the share `budget` of the epoch's samples divided by the number
+    of ranks (of a stream: of the samples that the rank has handed out or skipped so far), rounded down, but always
+    `grace`.
 
     Args:
         budget: share of an epoch's samples, in [0, 1].

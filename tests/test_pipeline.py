@@ -11,6 +11,7 @@ from resflow.geometry import Affine, Fit, HorizontalFlip, RandomResizedCrop, Rot
 from resflow.normalize import IMAGENET, Normalize
 from resflow.pipeline import Pipeline
 from resflow.plan import Linear, RandomMultiScale, Steps, learn_buckets
+from resflow.skip import Skip
 
 PIPELINES = Path(__file__).parents[1] / "pipelines"
 
@@ -72,6 +73,9 @@ def test_yaml_and_python_build_the_same_value(tmp_path: Path) -> None:
         ("{resolution: 224, normalize: imagenet}", "normalize", IMAGENET),
         ("{resolution: 224, normalize: null}", "normalize", None),
         ("{resolution: 224, targets: null}", "targets", None),
+        ("{resolution: 224, on_error: raise}", "on_error", "raise"),
+        ("{resolution: 224, on_error: skip}", "on_error", Skip()),
+        ("{resolution: 224, on_error: {skip: {budget: 0.002, grace: 0}}}", "on_error", Skip(0.002, 0)),
     ],
 )
 def test_short_forms(tmp_path: Path, text: str, field: str, value: object) -> None:
@@ -110,6 +114,16 @@ def test_the_ready_pipelines_are_valid(path: Path) -> None:
             "Pipeline.engine must be one of auto, dali, turbo, pillow; got 'tensor",
         ),
         ("resolution: 224\ndevice: tpu", 2, "Pipeline.device must be"),
+        (
+            "resolution: 224\non_error: ignore",
+            2,
+            "on_error must be `raise`, `skip`, or `skip` with its fields; got 'ig",
+        ),
+        (
+            "resolution: 224\non_error:\n  skip: {budget: 2}",
+            3,
+            r"Skip.budget must be a share of an epoch's samples in \[0, 1\]; got 2",
+        ),
         ("resolution: 224\ndtype: int8", 2, "dtype must be one of float32, float16, bfloat16; got 'int8'"),
         ("resolution: 224\nnormalize: cifar", 2, "normalize knows imagenet, unit, or mean and std; got 'cifar'"),
         ("resolution: 224\nnormalize:\n  mean: [0, 0, 0]", 3, "normalize lacks the key `std`"),
@@ -213,3 +227,16 @@ def test_buckets_of_another_stride_are_refused() -> None:
         ConfigError, match=r"Pipeline.stride is 32, but the shapes of Pipeline.buckets are multiples of 16"
     ):
         Pipeline(resolution=128, buckets=buckets)
+
+
+@pytest.mark.parametrize("wrong", [{"budget": -0.1}, {"budget": 1.5}, {"budget": True}, {"grace": -1}, {"grace": 1.0}])
+def test_a_skip_refuses_what_is_no_budget(wrong: dict[str, object]) -> None:
+    with pytest.raises(ConfigError, match=f"Skip.{next(iter(wrong))} must be a .*; got"):
+        Skip(**wrong)
+    with pytest.raises(ConfigError, match=r'Pipeline.on_error must be "raise", or a Skip; got 0.01'):
+        Pipeline(resolution=224, on_error=0.01)
+
+
+def test_a_skip_allows_its_share_rounded_down_and_always_its_grace() -> None:
+    assert [Skip(0.07, 0).allowed(samples) for samples in (0, 14, 15, 100, 1_000_000)] == [0, 0, 1, 7, 70_000]
+    assert [Skip(0.01, 10).allowed(samples) for samples in (0, 999, 1_099, 1_100)] == [10, 10, 10, 11]
