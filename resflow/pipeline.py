@@ -162,6 +162,29 @@ class Pipeline:
         pipeline: Pipeline = read_fields(Node.load(path), cls, _READERS, what="pipeline")
         return pipeline
 
+    @classmethod
+    def for_model(cls, model: torch.nn.Module, **options: Any) -> Pipeline:
+        """A pipeline whose shapes a model takes: of its stride, and with no resolution that is too small for it.
+
+        Long shapes are only known when buckets are learned: `spatial_spec(model).check(loader.shapes())` of
+        `resflow.models` checks those too, where the model's minimum is above its stride.
+
+        Args:
+            model: takes images [B, C, H, W]; examined in the mode it is in by `resflow.models.spatial_spec`.
+            options: fields of `Pipeline`. `stride` may be left out; of a model of one size also `resolution` and
+                `buckets`, which then are that square.
+
+        Returns:
+            The pipeline.
+
+        Raises:
+            ConfigError: a resolution or bucket at which nothing would be left in the model, naming the layer; a stride
+                that is no multiple of the model's; a model that cannot be examined; a field is wrong.
+        """
+        from resflow.models.options import pipeline_options
+
+        return cls(**pipeline_options(model, options))
+
     def evaluation(self, *, resolution: int | None = None) -> Pipeline:
         """The same pipeline with nothing random in it, at one fixed resolution.
 
