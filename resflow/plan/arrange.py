@@ -99,14 +99,14 @@ def into_lanes(run: SampleIds, lane: npt.NDArray[np.integer], batch_size: int, l
     steps, part = len(run) // batch_size, batch_size // lanes
     whole, slots = steps * batch_size, steps * part  # slots of each lane
     by_lane = np.argsort(lane[:whole], kind="stable")
-    own = lane[by_lane].astype(np.int64)
-    counts = np.bincount(own, minlength=lanes)
-    place = np.arange(whole) - np.repeat(np.cumsum(counts) - counts, counts)  # of each in its lane
-    fits = place < slots
-    slot = own * slots + place
+    counts = np.bincount(lane[:whole], minlength=lanes)
+    lasts = np.cumsum(counts)
+    slot = np.arange(whole)  # of each in the order of lanes, if it fits among those of its lane
+    slot += np.repeat(np.arange(lanes) * slots - (lasts - counts), counts)
+    over = np.arange(whole) >= np.repeat(lasts - counts + slots, counts)
     free = np.ones(whole, dtype=np.bool_)
-    free[slot[fits]] = False
-    slot[~fits] = np.flatnonzero(free)
+    free[slot[~over]] = False
+    slot[over] = np.flatnonzero(free)
     arranged = np.empty(whole, dtype=run.dtype)
     arranged[slot] = run[by_lane]
     # [lanes, steps, part] -> [steps, lanes, part]

@@ -81,10 +81,10 @@ class Layout:
             source = bits(seed, epoch, _RUNS) if shuffle else None
             rows = _rows(self.runs[0], source, first, end)
             if shuffle and lanes > 1:
-                lane = (np.arange(len(rows)) * lanes // len(rows)).astype(np.int16)
+                lane = np.repeat(np.arange(lanes, dtype=np.int16), np.diff(np.arange(lanes + 1) * len(rows) // lanes))
         else:
             rows, group, repeats = self._mixed(self.mixture, first, end, epoch, seed, shuffle)
-        grouping = group_samples(self.size[rows], self.buckets)
+        grouping = group_samples(np.take(self.size, rows, axis=0), self.buckets)
         return grouping, Segment(rows=rows, group=group, repeats=repeats, lane=lane, lanes=lanes)
 
     def _mixed(
@@ -166,7 +166,10 @@ def _rows(runs: Ints, source: np.random.PCG64 | None, first: int, end: int) -> S
     ends = np.cumsum(runs[order + 1] - runs[order])  # places after each run
     reach = slice(np.searchsorted(ends, first, side="right"), np.searchsorted(ends, end) + 1)
     order, ends = order[reach], ends[reach]
-    lengths = runs[order + 1] - runs[order]
-    places = np.arange(first, end, dtype=np.int64)
-    which = np.searchsorted(ends, places, side="right")
-    return np.asarray(places - (ends - lengths)[which] + runs[order[which]], dtype=np.int32)
+    begins, stops = runs[order], runs[order + 1]
+    begins[0] = stops[0] - (ends[0] - first)
+    stops[-1] -= ends[-1] - end
+    counts = stops - begins
+    rows = np.repeat((begins - (np.cumsum(counts) - counts)).astype(np.int32), counts)
+    rows += np.arange(end - first, dtype=np.int32)
+    return rows
