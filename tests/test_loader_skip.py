@@ -18,6 +18,7 @@ import pytest
 import torch
 from PIL import Image
 from torch.utils.data import Dataset, IterableDataset
+from torchvision.datasets import ImageFolder
 
 import resflow as rf
 from resflow.augment import CopyPaste, CutMix, MixUp, Mosaic
@@ -578,6 +579,41 @@ def test_nothing_sound_at_all_raises_the_fault() -> None:
     data = Pictures({number: OSError("gone") for number in range(20)})
     with pytest.raises(OSError, match="gone"):
         list(loader(data, with_fields(on_error=rf.Skip(budget=1))))
+
+
+def test_images_without_a_size_are_skipped_when_they_are_read(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for number in range(14):
+        path = tmp_path / "folder" / "ab"[number % 2] / f"{number:02d}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"" if number in (4, 9) else jpeg(40 + number, 60, number))
+    data = ImageFolder(str(tmp_path / "folder"))
+    with pytest.raises(rf.errors.HeaderError):
+        loader(data, with_fields(on_error="raise"))
+    for dataset in (data, _Wrapped(data)):
+        under_test = loader(dataset, sizes=tmp_path / "sizes.npz")
+        assert not (tmp_path / "sizes.npz").exists()
+        assert f"2 images of {type(dataset).__name__} have no size that can be read; the first is 2" in caplog.text
+        batches = list(under_test)
+        assert sorted(record.sample_id for record in under_test.skipped) == [2, 11]  # ImageFolder's order: a, then b
+        assert sum(int(batch.present.sum()) for batch in batches) == 12
+
+    class Broken(_Wrapped):
+        def __getitem__(self, number: int) -> Any:
+            raise KeyError(number)
+
+    with pytest.raises(KeyError):
+        loader(Broken(data))
+
+
+class _Wrapped(Dataset):
+    def __init__(self, inner: Any) -> None:
+        self.inner = inner
+
+    def __len__(self) -> int:
+        return len(self.inner)
+
+    def __getitem__(self, number: int) -> Any:
+        return self.inner[number]
 
 
 # Streams

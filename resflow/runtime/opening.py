@@ -15,11 +15,14 @@ from resflow.pipeline import Pipeline
 from resflow.plan import PixelBudget, World
 from resflow.runtime.device import local_device
 from resflow.runtime.run import PlannedRun
+from resflow.runtime.skip import is_of_sample
 from resflow.runtime.stream_run import StreamRun
 from resflow.runtime.world import current_world
+from resflow.skip import Skip
 from resflow.sources import ShardSource, Source
 from resflow.sources.recognised import dataset_source
 from resflow.sources.remote import find_index
+from resflow.sources.sizes import Skips
 from resflow.sources.stream import ShardStream, is_remote
 
 
@@ -65,7 +68,8 @@ def open_run(
     device = local_device(pipeline.device)
     if device != pipeline.device:
         pipeline = replace(pipeline, device=device)
-    data = _open(dataset, sizes, shuffle=shuffle, seed=seed, world=world or current_world())
+    skips = is_of_sample if isinstance(pipeline.on_error, Skip) else None
+    data = _open(dataset, sizes, skips, shuffle=shuffle, seed=seed, world=world or current_world())
     threads = workers or torch.get_num_threads()
     if isinstance(data, Source):
         return PlannedRun(
@@ -101,7 +105,9 @@ def open_run(
     )
 
 
-def _open(dataset: Any, sizes: Any, *, shuffle: bool, seed: int, world: World) -> Source | Iterable[Any]:
+def _open(
+    dataset: Any, sizes: Any, skips: Skips | None, *, shuffle: bool, seed: int, world: World
+) -> Source | Iterable[Any]:
     if isinstance(dataset, Source | IterableDataset):
         return dataset
     names = [dataset] if isinstance(dataset, str | Path) else dataset
@@ -111,4 +117,4 @@ def _open(dataset: Any, sizes: Any, *, shuffle: bool, seed: int, world: World) -
         if sizes is not None:
             raise ConfigError("sizes has no meaning for shards, whose index knows them. Drop it.")
         return ShardSource(dataset)
-    return dataset_source(dataset, sizes=sizes)
+    return dataset_source(dataset, sizes=sizes, skips=skips)

@@ -14,7 +14,7 @@ from resflow.errors import ConfigError
 from resflow.plan.index import Index
 from resflow.sources.base import Sample
 from resflow.sources.items import as_image, image_size, split_item
-from resflow.sources.sizes import Measure, Sizes, asked_sizes, find_sizes
+from resflow.sources.sizes import Measure, Sizes, Skips, asked_sizes, find_sizes
 
 
 class DatasetSource:
@@ -31,6 +31,7 @@ class DatasetSource:
     Args:
         dataset: has `__getitem__` and `__len__`; `__getitems__` is used where it is there.
         sizes: integers [N, 2], height and width of each image; or the path of a file of them, written if missing.
+        skips: see `find_sizes`.
 
     Raises:
         ConfigError: not a map-style dataset, an item of another form, or sizes that do not fit.
@@ -38,7 +39,7 @@ class DatasetSource:
         ShardError: an image's file cannot be read.
     """
 
-    def __init__(self, dataset: Any, *, sizes: Sizes | None = None) -> None:
+    def __init__(self, dataset: Any, *, sizes: Sizes | None = None, skips: Skips | None = None) -> None:
         self.dataset = dataset
         self._name = type(dataset).__name__
         count = dataset_length(dataset)
@@ -51,6 +52,7 @@ class DatasetSource:
             identity=identity,
             name=self._name,
             how="asking its get_height_and_width" if asked else "one pass over the dataset",
+            skips=skips,
         )
         self._index = placeless_index(found, identity)
 

@@ -15,7 +15,7 @@ from resflow.sources.base import Pixels, Sample, Source
 from resflow.sources.dataset import DatasetSource, dataset_length, described, hash_of, placeless_index
 from resflow.sources.files import common_folder, read_files_ahead
 from resflow.sources.items import as_image
-from resflow.sources.sizes import Measure, Sizes, asked_sizes, find_sizes
+from resflow.sources.sizes import Measure, Sizes, Skips, asked_sizes, find_sizes
 from resflow.sources.stored import stored_image, stored_size
 from resflow.sources.vision import KINDS, Kind
 
@@ -36,12 +36,13 @@ class _Leaves(NamedTuple):
         return kind, dataset, int(self.number[sample_id])
 
 
-def dataset_source(dataset: Any, *, sizes: Sizes | None = None) -> Source:
+def dataset_source(dataset: Any, *, sizes: Sizes | None = None, skips: Skips | None = None) -> Source:
     """A map-style dataset as a source, by the fast path where it is recognised.
 
     Args:
         dataset: any map-style dataset.
         sizes: integers [N, 2], height and width of each image; or the path of a file of them, written if missing.
+        skips: see `find_sizes`.
 
     Returns:
         `RecognisedSource`, else `DatasetSource`.
@@ -51,10 +52,10 @@ def dataset_source(dataset: Any, *, sizes: Sizes | None = None) -> Source:
         HeaderError: no size can be read from an image.
         ShardError: an image's file cannot be read.
     """
-    return recognise(dataset, sizes=sizes) or DatasetSource(dataset, sizes=sizes)
+    return recognise(dataset, sizes=sizes, skips=skips) or DatasetSource(dataset, sizes=sizes, skips=skips)
 
 
-def recognise(dataset: Any, *, sizes: Sizes | None = None) -> RecognisedSource | None:
+def recognise(dataset: Any, *, sizes: Sizes | None = None, skips: Skips | None = None) -> RecognisedSource | None:
     """The fast path to a dataset, if there is one: its files are read here and decoded by the engine.
 
     Args:
@@ -62,6 +63,7 @@ def recognise(dataset: Any, *, sizes: Sizes | None = None) -> RecognisedSource |
             VOCDetection, VOCSegmentation and OxfordIIITPet of torchvision, without a transform of the image;
             subclasses that leave `__getitem__` alone; Subset and ConcatDataset of all these.
         sizes: as in `dataset_source`.
+        skips: as in `dataset_source`.
 
     Returns:
         A source whose images and targets are those of `dataset[i]`; or None. A dataset that is known but for a
@@ -73,7 +75,7 @@ def recognise(dataset: Any, *, sizes: Sizes | None = None) -> RecognisedSource |
         ShardError: an image's file cannot be read.
     """
     leaves = _leaves(dataset)
-    return None if leaves is None else RecognisedSource(dataset, leaves, sizes)
+    return None if leaves is None else RecognisedSource(dataset, leaves, sizes, skips)
 
 
 class RecognisedSource:
@@ -87,9 +89,10 @@ class RecognisedSource:
         dataset: the whole.
         leaves: the recognised datasets it is made of.
         sizes: as in `dataset_source`.
+        skips: as in `dataset_source`.
     """
 
-    def __init__(self, dataset: Any, leaves: _Leaves, sizes: Sizes | None) -> None:
+    def __init__(self, dataset: Any, leaves: _Leaves, sizes: Sizes | None, skips: Skips | None = None) -> None:
         self.dataset = dataset
         self._leaves = leaves
         self._name = type(dataset).__name__
@@ -113,6 +116,7 @@ class RecognisedSource:
             name=self._name,
             how="asking its get_height_and_width" if asked else "reading headers",
             threads=1 if asked else _THREADS,
+            skips=skips,
         )
         self._index = placeless_index(found, identity)
 

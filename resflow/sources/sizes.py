@@ -23,12 +23,23 @@ Sizes: TypeAlias = npt.ArrayLike | str | Path
 Measure: TypeAlias = Callable[[int], tuple[int, int]]
 """Height and width of an image by its number."""
 
+Skips: TypeAlias = Callable[[Exception], bool]
+"""Whether an error says that one sample is bad, and bad samples are to be skipped."""
+
 _LOG = logging.getLogger("resflow")
 _CHUNK = 256  # images a task
 
 
 def find_sizes(
-    sizes: Sizes | None, measure: Measure, count: int, *, identity: str, name: str, how: str, threads: int = 1
+    sizes: Sizes | None,
+    measure: Measure,
+    count: int,
+    *,
+    identity: str,
+    name: str,
+    how: str,
+    threads: int = 1,
+    skips: Skips | None = None,
 ) -> npt.NDArray[np.int32]:
     """The sizes of all images: those given, those kept in a file, or measured (and kept, where a file is named).
 
@@ -40,6 +51,8 @@ def find_sizes(
         name: the dataset's name, for messages.
         how: how `measure` goes about it, for the log.
         threads: threads that measure.
+        skips: tells the errors of `measure` that are to be passed over: such an image counts as one pixel, so that it
+            is found bad when it is read. The log says how many, and no file is written.
 
     Returns:
         int32 [N, 2].
@@ -54,10 +67,23 @@ def find_sizes(
     hint = "" if sizes is not None else "; sizes='FILE' would keep the result"
     _LOG.info("sizes of %d images of %s: %s%s", count, name, how, hint)
     start = time.perf_counter()
-    measured = _measured(measure, count, threads)
+    passed: list[int] = []
+
+    def tolerant(number: int) -> tuple[int, int]:
+        try:
+            return measure(number)
+        except Exception as error:
+            if skips is None or not skips(error):
+                raise
+            passed.append(number)
+            return 1, 1
+
+    measured = _measured(tolerant, count, threads)
+    if passed:
+        _LOG.warning("%d images of %s have no size that can be read; the first is %d", len(passed), name, min(passed))
     _LOG.info("sizes of %d images of %s took %.1f s", count, name, time.perf_counter() - start)
     found = checked_sizes(measured, count, f"sizes of {name}")
-    if sizes is not None:
+    if sizes is not None and not passed:
         _save(Path(sizes), found, identity)
     return found
 
