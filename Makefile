@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test test-slow test-gpu lint bench bench-peers bench-gpu setup clean
+.PHONY: demo test test-slow test-gpu fuzz lint bench bench-peers bench-gpu setup clean
 
 demo: $(READY)  ## Draw a dataset, index, plan, train, evaluate; DATA=folder (PATTERN=regex) for your own images
 	$(BIN)/resflow demo $(if $(DATA),--data "$(DATA)") $(if $(PATTERN),--label-pattern '$(PATTERN)') $(DEMO_FLAGS)
@@ -16,6 +16,13 @@ test-slow: $(READY)  ## The tests that take minutes each
 
 test-gpu: $(READY)  ## The tests that need a CUDA device
 	$(BIN)/python -m pytest -m gpu --timeout 600
+
+fuzz: $(READY)  ## Fuzz what reads bytes of others; FUZZ_SECONDS=60 for each of FUZZ_TARGETS="tar header ..."
+	@$$(command -v uv || echo $(BIN)/uv) pip install --quiet --python $(BIN)/python --constraint constraints.txt atheris
+	@rm -f fuzz/work/*/stats.json
+	@for name in $(or $(FUZZ_TARGETS),$$($(BIN)/python -m fuzz.run --list)); do \
+		$(BIN)/python -m fuzz.run $$name --seconds $(or $(FUZZ_SECONDS),60) || exit 1; done
+	@$(BIN)/python -m fuzz.run --report
 
 lint: $(READY)  ## Formatting, style and types
 	$(BIN)/ruff format --check .
