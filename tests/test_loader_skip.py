@@ -26,6 +26,7 @@ from resflow.errors import ConfigError, DecodeError, SkipBudgetError, StateError
 from resflow.normalize import UNIT
 from resflow.skip import Skipped
 from resflow.sources import ShardSource
+from resflow.sources.tier_writer import make_tiers
 from tests.figures import coco_folder
 from tests.shards import jpeg, make_shards
 
@@ -302,6 +303,55 @@ def test_damaged_records_in_a_state_are_refused(shards: str) -> None:
     for damaged in (3, {"seen": 0}, {"seen": 0, "records": [{"key": 1}]}, {"seen": "0", "records": []}):
         with pytest.raises(StateError, match=r"saved state: skipped .* Use an earlier state\."):
             loader(shards).load_state_dict(under_test.state_dict() | {"skipped": damaged})
+
+
+def test_a_damaged_tier_is_skipped_like_a_damaged_original(sound: str, tmp_path: Path) -> None:
+    shutil.copytree(Path(sound).parent, tmp_path / "tiers")
+    pattern = str(tmp_path / "tiers" / Path(sound).name)
+    make_tiers(pattern, [24, 32], workers=1)
+    pipeline = with_fields(resolution=24, views=[])
+    clean = list(loader(pattern, pipeline))
+    source = ShardSource(pattern)
+    tiers = source.open_tiers()
+    assert tiers is not None
+    bad = [4, 17, 30]
+    for sample_id, how in zip(bad, ("entry", "image", "image"), strict=True):
+        number = int(np.flatnonzero(tiers.present(np.array([sample_id]))[:, 0])[0])
+        [sample] = source.read_tiers(np.array([sample_id]), np.array([number]), members=False)
+        path = tiers.shards[number][int(source.index.shard[sample_id])]
+        data, image = bytearray(path.read_bytes()), bytes(sample.image)
+        at = data.index(image)
+        hurt = slice(at - 512, at - 412) if how == "entry" else slice(at + len(image) // 2, at + len(image))
+        data[hurt] = bytes(hurt.stop - hurt.start)
+        path.write_bytes(data)
+    under_test = loader(pattern, pipeline)
+    check_blank(list(under_test), clean, bad)
+    reasons = {record.sample_id: record.reason for record in under_test.skipped}
+    assert reasons[4].startswith("ShardError: ")
+    assert reasons[17].startswith("DecodeError: tier ")
+
+
+@pytest.mark.parametrize("decorrelate", [False, True])
+def test_a_mix_of_sources_skips_and_resumes_alike(sound: str, shards: str, decorrelate: bool) -> None:
+    def opened() -> rf.DataLoader:
+        data = rf.sources.Mix([shards, sound], weights=[2, 1], epoch_size=60)
+        return loader(data, batch_size=3, world=rf.World(1, 2), decorrelate=decorrelate)
+
+    reference = opened()
+    whole, states = [], []
+    for batch in reference:
+        whole.append(batch)
+        states.append(json.loads(json.dumps(reference.state_dict())))
+        assert [not present for present in batch.present.tolist()] == [
+            number in BAD for number in batch.sample_ids.tolist()
+        ]
+    assert reference.skipped
+    for position in (1, 4, 7):
+        resumed = opened()
+        resumed.load_state_dict(states[position - 1])
+        for one, other in itertools.zip_longest(whole[position:], resumed):
+            same(one, other)
+        assert resumed.skipped == reference.skipped
 
 
 # What models see
