@@ -123,7 +123,7 @@ class Probe:
             except (RuntimeError, ValueError, AssertionError, IndexError, ArithmeticError) as error:
                 lines = str(error).strip().splitlines() or [type(error).__name__]
                 layer = inside[-1] if inside else ""
-                return Refusal(layer, lines[0], self._mismatch(layer, seen))
+                return Refusal(layer, lines[0].rstrip("."), self._mismatch(layer, seen))
         for tensor in tensors_of(output):
             if tensor.ndim and len(tensor) != BATCH:  # as of x.view(-1, features)
                 reason = f"a batch of {BATCH} became one of {len(tensor)}"

@@ -146,6 +146,22 @@ def _padded(dims: tuple[Dim, ...], given: dict[str, Any], _: Shape, out: Shape) 
     return _mapped(dims, out, [(1, -int(left), -int(left)) for left in before])
 
 
+def _folded(dims: tuple[Dim, ...], _: dict[str, Any], size: Shape, out: Shape) -> tuple[Dim, ...] | None:
+    """Blocks of pixels that become channels."""
+    blocks = [n // m for n, m in zip(size[-2:], out[-2:], strict=True)]
+    return _mapped(dims, out, [(block, 0, block - 1) for block in blocks])
+
+
+def guessed(dims: tuple[Dim, ...], size: Shape, out: Shape) -> tuple[Dim, ...]:
+    """Dims after an operation that is not known: of maps, how much coarser or finer the positions lie."""
+    if len(out) == len(dims) >= 3 and all(single(dim) for dim in dims[-2:]) and min(out[-2:]) > 1:
+        steps = [
+            (Fraction(max(1, round(n / m))) if n >= m else Fraction(n, m), 0, 0) for n, m in zip(size, out, strict=True)
+        ]
+        return _mapped(dims, out, steps[-2:]) or blank(out)
+    return blank(out)
+
+
 def _sliced(dims: tuple[Dim, ...], given: dict[str, Any], size: Shape, out: Shape) -> tuple[Dim, ...] | None:
     along = given["dim"] % len(dims)
     start = given["start"] or 0
@@ -249,6 +265,8 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(("avg_pool2d", "max_pool2d_with_indices"), _pooling),
     **dict.fromkeys(("upsample_bilinear2d", "_upsample_bilinear2d_aa"), _upsampled(1)),
     **dict.fromkeys(("upsample_bicubic2d", "_upsample_bicubic2d_aa"), _upsampled(2)),
+    "pixel_shuffle": _upsampled(0),
+    "pixel_unshuffle": _folded,
     "upsample_nearest2d": _upsampled(0),
     "convolution": _convolution,
     "expand": _expanded,

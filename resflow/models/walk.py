@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from resflow.models.spans import RULES, Dim, Seen, Span, blank, has_span, single, spans_of, total
+from resflow.models.spans import RULES, Dim, Seen, Span, blank, guessed, has_span, single, spans_of, total
 
 # Elementwise, though PyTorch does not tag it so; normalisation, whose statistics are left out; softmax, which mixes
 # positions only as part of attention, where the product is noted.
@@ -28,7 +28,7 @@ _FRESH = {
     "bernoulli", "empty_like", "full_like", "new_empty", "new_full", "new_ones", "new_zeros", "ones_like", "rand_like",
     "randn_like", "zeros_like",
 }  # fmt: skip
-_STRIDED = {"avg_pool2d", "convolution", "max_pool2d_with_indices", "slice"}
+_STRIDED = {"avg_pool2d", "convolution", "max_pool2d_with_indices", "pixel_unshuffle", "slice"}
 
 
 class Walk(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -84,10 +84,9 @@ class Walk(TorchDispatchMode):  # type: ignore[no-untyped-call]
             dims = None if rule is None else rule(first.dims, given, tuple(inputs[0].shape), tuple(tensor.shape))
             if dims is None:  # not known, or no longer a map of the image
                 self.whole_image |= any(has_span(self._seen[id(source)][1].dims) for source in inputs)
-                followed.append((tensor, Seen(blank(tensor.shape), pooled=True)))
-                continue
+                dims, pooled = guessed(first.dims, tuple(inputs[0].shape), tuple(tensor.shape)), True
             lost = has_span(first.dims) and not has_span(dims)
-            if name in _STRIDED:
+            if name in _STRIDED or rule is None:
                 for span in filter(None, map(single, dims)):
                     self.stride[span.axis] = max(self.stride[span.axis], span.stride)
             followed.append((tensor, Seen(dims, pooled or lost)))
