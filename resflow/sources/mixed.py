@@ -106,6 +106,10 @@ class Mix:
         for source in self.sources:
             source.close()
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        mixture = self.mixture  # the index is put together again, from sources that may map theirs
+        return _mix, (self.sources, mixture.weights, mixture.epoch_size)
+
     def _places(self, sample_ids: npt.NDArray[np.int64]) -> list[tuple[int, npt.NDArray[np.int64]]]:
         """Each source that has some of the samples, and where they are among them."""
         wrong = sample_ids[(sample_ids < 0) | (sample_ids >= len(self))]
@@ -113,6 +117,10 @@ class Mix:
             raise ConfigError(f"sample ids must be in [0, {len(self)}); got {int(wrong[0])}")
         source = np.searchsorted(self._starts, sample_ids, side="right") - 1
         return [(int(number), np.flatnonzero(source == number)) for number in np.unique(source)]
+
+
+def _mix(sources: tuple[Source, ...], weights: tuple[float, ...], epoch_size: int) -> Mix:
+    return Mix(sources, weights=weights, epoch_size=epoch_size)
 
 
 def _as_source(part: Any) -> Source:
