@@ -29,8 +29,8 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from plan import make_sizes
 
-from benchmarks.plan import make_sizes
 from resflow.plan import BlockPlan, Index, Linear, World, lay_out, learn_buckets
 from resflow.plan.layout import BLOCK, LANES
 from resflow.sources.index_file import ShardIndex, open_index_file, write_index
@@ -156,6 +156,8 @@ def measure(path: Path, ranks: int, batch: int, hosts: int) -> dict[str, float]:
 
 def stretches(plan: BlockPlan, index: Index, hosts: int) -> dict[str, float]:
     """How the samples that a host reads in a block lie in shards: stretches of neighbours, and single ones."""
+    if plan.blocks == 1:  # shuffled as one, each sample by itself
+        return {"stretches": 0.0, "single": 1.0}
     block = plan.block(0)
     steps, batch = len(block), int(block.offsets[1])
     whole = block.sample_ids[: block.offsets[steps - 1]].reshape(-1, hosts, batch // hosts)
@@ -178,7 +180,7 @@ def computed(rows: list[dict[str, Any]], options: argparse.Namespace) -> dict[st
     rate = options.ranks * options.rate
     block_s = BLOCK / rate
     per_host = row["stretches"], BLOCK * row["single"] / options.hosts
-    part = max(1.0, BLOCK / options.hosts * options.sample_bytes / row["stretches"] / options.part)
+    part = max(1.0, BLOCK / options.hosts * options.sample_bytes / max(row["stretches"], 1) / options.part)
     # The runs' order and cuts are all that grows with n in a rank's memory: a permutation, cuts, ends.
     runs = n / 4096
     return {
@@ -222,7 +224,7 @@ def main() -> None:
     for n in options.samples:
         with tempfile.TemporaryDirectory(dir=options.folder) as folder:
             path = write_made_up(Path(folder), n, options.shard_samples, options.sample_bytes)
-            command = [sys.executable, "-m", "benchmarks.scale", "--one", path, "--ranks", options.ranks]
+            command = [sys.executable, __file__, "--one", path, "--ranks", options.ranks]
             command += ["--batch-size", options.batch_size, "--hosts", options.hosts]
             done = subprocess.run([*map(str, command)], check=True, stdout=subprocess.PIPE, text=True)
             rows.append({"samples": n, "index_bytes": path.stat().st_size} | json.loads(done.stdout))
