@@ -187,6 +187,27 @@ def test_the_skips_do_not_depend_on_the_number_of_ranks(shards: str, size: int) 
     assert sorted(whole.skipped, key=repr) == sorted(found, key=repr)
 
 
+def test_ranks_may_change_in_mid_epoch_and_lose_repeat_or_reorder_nothing(shards: str) -> None:
+    whole = loader(shards, batch_size=8)
+    expected = [(number, number in BAD) for batch in whole for number in batch.sample_ids.tolist()]
+    handed: list[tuple[int, bool]] = []
+    records: list[Skipped] = []
+    state = None
+    for size, steps in ((4, 2), (2, 1), (8, 1), (1, 9)):
+        ranks = [loader(shards, batch_size=8 // size, world=rf.World(rank, size)) for rank in range(size)]
+        for rank in ranks:
+            if state is not None:
+                rank.load_state_dict(state)
+        loops = [iter(rank) for rank in ranks]
+        for _ in range(steps):
+            for batch in itertools.chain.from_iterable(itertools.islice(loop, 1) for loop in loops):
+                handed += zip(batch.sample_ids.tolist(), (~batch.present).tolist(), strict=True)
+                records += batch.skipped
+        state = json.loads(json.dumps(ranks[0].state_dict()))
+    assert handed == expected
+    assert tuple(records) == whole.skipped
+
+
 def test_resume_at_every_batch_skips_the_same(shards: str) -> None:
     reference = loader(shards)
     whole, states = [], [json.loads(json.dumps(reference.state_dict()))]
