@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from fuzz.edits import MARK
+
 _EDGES = [b"\0", b"\xff", b"\x7f", b"\x80", b"\0\0\0\0", b"\xff\xff\xff\xff", b"\x7f\xff\xff\xff", b"\0\0\0\x80"]
 _WORDS = [
     b"9" * 30,
@@ -32,7 +34,13 @@ def mutations(seeds: list[bytes], count: int, seed: int, most: int = 1 << 16) ->
         most: bytes of the longest result.
     """
     rng = np.random.default_rng(seed)
-    return [_mutated(seeds[int(rng.integers(len(seeds)))], rng)[:most] for _ in range(count)]
+    return [_made(seeds[int(rng.integers(len(seeds)))], rng)[:most] for _ in range(count)]
+
+
+def _made(seed: bytes, rng: np.random.Generator) -> bytes:
+    if seed[:1] == MARK:
+        return MARK + rng.bytes(int(rng.integers(4, 12)))
+    return _mutated(seed, rng)
 
 
 def _mutated(data: bytes, rng: np.random.Generator) -> bytes:

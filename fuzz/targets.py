@@ -14,12 +14,14 @@ import warnings
 import zlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+import pyarrow as pa
 import torch
 from PIL import Image
 
+from fuzz.edits import MARK, as_json, edited
 from resflow import Pipeline, Targets
 from resflow.decode import open_engine
 from resflow.errors import HeaderError, ResflowError
@@ -27,7 +29,17 @@ from resflow.geometry import Fit
 from resflow.geometry.affine import Geometry, identity
 from resflow.headers import HeaderTruncatedError, count_scans, read_header
 from resflow.loader import DataLoader
-from resflow.sources import Coco, ShardSource, ShardStream, Voc, Yolo, build_index, open_index, write_index
+from resflow.sources import (
+    Coco,
+    CocoPanoptic,
+    ShardSource,
+    ShardStream,
+    Voc,
+    Yolo,
+    build_index,
+    open_index,
+    write_index,
+)
 from resflow.sources.index_file import open_index_file
 from resflow.sources.paths import index_path
 from resflow.targets import annotation_from_json, place_annotations
@@ -261,8 +273,40 @@ def _coco(folder: Path) -> Target:
         "annotations": [{"id": 1, **box, **polygon}, {"id": 2, **box, **runs, "image_id": 2}],
         "categories": [{"id": 1, "name": "thing", "keypoints": ["nose"]}],
     }
-    seeds = [json.dumps(value).encode(), json.dumps(value | {"annotations": []}).encode()]
-    return Target(_annotations(lambda data: _write(page, data), lambda how: Coco(photos, page, on_error=how)), seeds)
+    values = [value, value | {"annotations": []}]
+
+    def write(data: bytes) -> None:
+        page.write_bytes(as_json(data, values))
+
+    return Target(_annotations(write, lambda how: Coco(photos, page, on_error=how)), _with_scripts(values))
+
+
+def _panoptic(folder: Path) -> Target:
+    photos, page = _photos(folder), folder / "panoptic.json"
+    masks = folder / "masks"
+    masks.mkdir()
+    for name in ("a", "b"):
+        (masks / f"{name}.png").write_bytes(_image("PNG"))
+    segment = {"id": 5, "category_id": 1, "bbox": [0, 0, 50, 40], "area": 9, "iscrowd": 0}
+    value = {
+        "images": [{"id": n, "file_name": f"{c}.jpg", "height": 40, "width": 50} for n, c in ((1, "a"), (2, "b"))],
+        "annotations": [
+            {"image_id": n, "file_name": f"{c}.png", "segments_info": [segment, segment | {"id": 3}]}
+            for n, c in ((1, "a"), (2, "b"))
+        ],
+        "categories": [{"id": 1, "name": "thing", "isthing": 1}],
+    }
+
+    def run(data: bytes) -> None:
+        page.write_bytes(as_json(data, [value]))
+        for objects in (False, True):
+            try:
+                source = CocoPanoptic(photos, page, masks, objects=objects, on_error="drop")
+                source.read(np.arange(len(source), dtype=np.int64))
+            except ResflowError:
+                continue
+
+    return Target(run, _with_scripts([value]))
 
 
 def _write(path: Path, data: bytes) -> None:
@@ -308,6 +352,7 @@ def _members(_: Path) -> Target:
                 continue
 
     def run(data: bytes) -> None:
+        data = as_json(data, values)
         for read in (objects, decode_label_map, lambda text: class_number(text, "cls")):
             try:
                 read(data)
@@ -318,10 +363,16 @@ def _members(_: Path) -> Target:
     masks = [{"size": list(_SIZE), "counts": "Rd1"}, {"size": list(_SIZE), "counts": [100, 900, 1000]}]
     polygon = {"segmentation": [[1.0, 2.0, 20.0, 2.0, 20.0, 30.0]], "keypoints": [3, 4, 2, 0, 0, 0]}
     records = [box | polygon, *({**box, "segmentation": mask} for mask in masks)]
-    whole = {"image_id": 3, "annotations": records, "keypoint_pairs": [[0, 1]]}
+    values = [records, {"image_id": 3, "annotations": records, "keypoint_pairs": [[0, 1]]}]
     palette = io.BytesIO()
     Image.fromarray(np.eye(40, 50, dtype=np.uint8)).convert("P").save(palette, "PNG")
-    return Target(run, [json.dumps(records).encode(), json.dumps(whole).encode(), palette.getvalue(), b" +12 \n"])
+    return Target(run, [*_with_scripts(values), palette.getvalue(), b" +12 \n"])
+
+
+def _with_scripts(values: list[Any]) -> list[bytes]:
+    """Values as JSON, and scripts that edit them."""
+    scripts = [MARK + bytes([number]) + bytes([0, 7 * number, 9 + number]) for number in range(8)]
+    return [json.dumps(value).encode() for value in values] + scripts
 
 
 # What users and earlier runs write
@@ -353,21 +404,23 @@ def _cursor(folder: Path) -> Target:
         DataLoader(torch.utils.data.TensorDataset(torch.arange(8)), batch_size=2, shuffle=True),
     ]
 
+    states = [loader.state_dict() for loader in loaders]
+
     def run(data: bytes) -> None:
         try:
-            state = json.loads(data)
+            state = json.loads(as_json(data, states))
         except (ValueError, RecursionError):
             return
         for loader in loaders:
             try:
                 loader.load_state_dict(state)
                 loader.state_dict()
-                if isinstance(loader, DataLoader) and loader is loaders[0]:
+                if loader is loaders[0]:
                     len(loader)
             except ResflowError:
                 continue
 
-    return Target(run, [json.dumps(loader.state_dict()).encode() for loader in loaders])
+    return Target(run, _with_scripts(states))
 
 
 def _indexed(folder: Path) -> str:
@@ -382,9 +435,10 @@ def _index(folder: Path) -> Target:
     pattern = _indexed(folder)
     path = index_path(pattern)
     seed = path.read_bytes()
+    table = pa.ipc.open_file(pa.py_buffer(seed)).read_all()
 
     def run(data: bytes) -> None:
-        path.write_bytes(data)
+        path.write_bytes(_edited_index(table, data[1:]) if data[:1] == MARK else data)
         try:
             open_index(pattern)
             index = open_index_file(path, check=False)
@@ -399,7 +453,35 @@ def _index(folder: Path) -> Target:
         except ResflowError:
             pass
 
-    return Target(run, [seed])
+    return Target(run, [seed, *(MARK + bytes([column, 1, 2 * column]) for column in range(8))])
+
+
+def _edited_index(table: pa.Table, script: bytes) -> bytes:
+    """An index with some of its numbers replaced, or its metadata; everything else about the file is sound."""
+    columns = {name: table[name].combine_chunks() for name in table.column_names}
+    meta = dict(table.schema.metadata)
+    for at in range(0, min(len(script), 12) - 2, 3):
+        name = [*columns, "meta"][script[at] % (len(columns) + 1)]
+        value = (0, 1, -1, 7, 512, 2**31 - 1, -(2**31), 2**63 - 1, -(2**63), 1 << 40)[script[at + 2] % 10]
+        if name == "meta":
+            said = edited(json.loads(meta[b"resflow"]), script[at:])
+            meta[b"resflow"] = json.dumps(said).encode()
+        elif name == "key":
+            keys = columns[name].to_pylist()
+            keys[script[at + 1] % len(keys)] = ("", "x" * 999, "../a", "\0")[script[at + 2] % 4]
+            columns[name] = pa.array(keys, pa.large_string())
+        else:
+            flat = columns[name].flatten() if name == "size" else columns[name]
+            numbers = flat.to_numpy().copy()
+            limits = np.iinfo(numbers.dtype)
+            numbers[script[at + 1] % len(numbers)] = min(max(value, limits.min), limits.max)
+            made = pa.array(numbers)
+            columns[name] = pa.FixedSizeListArray.from_arrays(made, 2) if name == "size" else made
+    schema = table.schema.with_metadata(meta)
+    sink = io.BytesIO()
+    with pa.ipc.new_file(sink, schema) as writer:
+        writer.write_batch(pa.record_batch(list(columns.values()), schema=schema))
+    return sink.getvalue()
 
 
 _TARGETS: dict[str, Callable[[Path], Target]] = {
@@ -410,6 +492,7 @@ _TARGETS: dict[str, Callable[[Path], Target]] = {
     "webp": _decode(("WEBP",)),
     "rare": _decode(("GIF", "TIFF", "BMP", "AVIF")),
     "coco": _coco,
+    "panoptic": _panoptic,
     "voc": _voc,
     "yolo": _yolo,
     "members": _members,

@@ -67,6 +67,8 @@ class PlainPlace:
         Raises:
             StateError: the state is damaged or belongs to another dataset or batch size; names the field.
         """
+        if not isinstance(state, Mapping):
+            raise StateError(f"saved state must be a mapping; got {type(state).__name__}. Pass what state_dict() gave.")
         for name, kind in _FIELDS.items():
             if name not in state or isinstance(state[name], bool) or not isinstance(state[name], kind):
                 raise StateError(

@@ -135,7 +135,7 @@ class AnnotatedSource:
         self.categories: dict[int, str] = {number: categories[number] for number in sorted(categories)}
         self.problems = problems
         names = [name.encode(errors="surrogateescape") for name in files.names]
-        known = [f"{number} {name}".encode() for number, name in self.categories.items()]
+        known = [f"{number} {name}".encode(errors="surrogatepass") for number, name in self.categories.items()]
         identity = hash_of([type(self).__name__.encode(), bytes([files.upright]), *names, *known, *described])
         self._index = placeless_index(sizes, identity)
 

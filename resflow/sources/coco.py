@@ -107,11 +107,20 @@ def mirrored_pairs(names: Sequence[str]) -> tuple[tuple[int, int], ...]:
 
 def _keypoints(coco: CocoFile) -> tuple[tuple[str, ...], tuple[tuple[int, int], ...]]:
     """Names and skeleton (counted from 0) of the keypoints of all categories that have some."""
-    kinds = {
-        (tuple(map(str, record["keypoints"])), tuple((int(a) - 1, int(b) - 1) for a, b in record.get("skeleton", ())))
-        for record in coco.categories.values()
-        if record.get("keypoints")
-    }
+    try:
+        kinds = {
+            (
+                tuple(map(str, record["keypoints"])),
+                tuple((int(a) - 1, int(b) - 1) for a, b in record.get("skeleton", ())),
+            )
+            for record in coco.categories.values()
+            if record.get("keypoints")
+        }
+    except (TypeError, ValueError, OverflowError) as error:
+        raise ConfigError(
+            f"{coco.where} has a category whose keypoints are no list of names, or whose skeleton is no list of pairs "
+            f"of numbers ({error}). Correct the category."
+        ) from error
     if len(kinds) > 1:
         raise ConfigError(
             f"{coco.where} has categories with different keypoints: {sorted(names for names, _ in kinds)}; expected "
@@ -141,7 +150,7 @@ def _object(record: dict[str, Any], places: dict[int, int], where: str) -> Found
             mask=record.get("segmentation") or None,
             keypoints=None if points is None else np.asarray(points, np.float64).ravel().tolist(),
         )
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         said = f"no {error}" if isinstance(error, KeyError) else str(error)
         return Problem(
             "unreadable annotation", "", where, f"{said}; expected image_id, category_id and bbox [x, y, w, h]"

@@ -139,6 +139,14 @@ def _read_one(path: Path) -> CocoFile:
     return CocoFile(where, images, annotations, categories, problems)
 
 
+def is_path(name: object) -> bool:
+    """Whether a name read from a file can be one of a file: text without NUL that the file system can encode."""
+    try:
+        return isinstance(name, str) and "\0" not in name and bool(os.fsencode(name))
+    except UnicodeEncodeError:
+        return False
+
+
 def _numbered(
     records: list[Any], what: str, where: str, problems: list[Problem], *, in_order: bool = True
 ) -> dict[int, dict[str, Any]]:
@@ -146,8 +154,8 @@ def _numbered(
     found: dict[int, dict[str, Any]] = {}
     for place, record in enumerate(records):
         number = record.get("id") if isinstance(record, dict) else None
-        named = what != "image" or (isinstance(record, dict) and isinstance(record.get("file_name"), str))
-        if type(number) is not int or not named:
+        named = what != "image" or (isinstance(record, dict) and is_path(record.get("file_name")))
+        if type(number) is not int or not -(1 << 63) <= number < 1 << 63 or not named:
             said = f"record {place} of the list of {what} records has id {number!r}"
             problems.append(
                 Problem("unreadable annotation", "", where, f"{said}; expected a whole number (and a file_name)")

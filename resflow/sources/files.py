@@ -30,8 +30,8 @@ def read_file(path: str) -> bytes:
                 return file.read()
         finally:
             os.close(descriptor)
-    except OSError as error:
-        raise ShardError(f"the image cannot be read: {error.strerror}. Put the file back.", shard=path) from error
+    except (OSError, ValueError) as error:
+        raise _unreadable(path, error) from error
 
 
 def file_header(path: str) -> ImageHeader:
@@ -53,8 +53,8 @@ def file_header(path: str) -> ImageHeader:
             return _header(descriptor, _regular_size(descriptor, path))
         finally:
             os.close(descriptor)
-    except OSError as error:
-        raise ShardError(f"the image cannot be read: {error.strerror}. Put the file back.", shard=path) from error
+    except (OSError, ValueError) as error:
+        raise _unreadable(path, error) from error
 
 
 def read_files_ahead(paths: list[str]) -> None:
@@ -64,7 +64,7 @@ def read_files_ahead(paths: list[str]) -> None:
     for path in paths:
         try:
             descriptor = os.open(path, _OPEN)
-        except OSError:  # the read that follows says what is wrong
+        except (OSError, ValueError):  # the read that follows says what is wrong
             continue
         try:
             os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_WILLNEED)
@@ -76,6 +76,13 @@ def common_folder(paths: list[str]) -> str:
     """The deepest folder that holds all of these, with its final slash; "" if there is none."""
     prefix = os.path.commonprefix([min(paths), max(paths)])  # noqa: RUF071 (cut at a folder in the next line)
     return prefix[: prefix.rfind(os.sep) + 1]
+
+
+def _unreadable(path: str, error: OSError | ValueError) -> ShardError:
+    if isinstance(error, OSError):
+        return ShardError(f"the image cannot be read: {error.strerror}. Put the file back.", shard=path)
+    shown = path.encode(errors="backslashreplace").decode()  # may hold what no terminal can show
+    return ShardError(f"the image cannot be read: {error}. Correct the name.", shard=shown)
 
 
 def _regular_size(descriptor: int, path: str) -> int:

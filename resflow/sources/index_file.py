@@ -280,6 +280,8 @@ def open_index_file(path: Path, *, command: str = 'resflow index "PATTERN"', che
         batch = reader.get_batch(0)
         batch.validate()
         names = [str(name) for name in meta["shards"]]
+        if any(b"\0" in os.fsencode(name) for name in names):
+            raise ValueError("a shard's name has a NUL in it")
         sizes = tuple(int(size) for size in meta["shard_sizes"])
         column = dict(zip(_SCHEMA.names, batch.columns, strict=True))
         array = {
@@ -291,7 +293,7 @@ def open_index_file(path: Path, *, command: str = 'resflow index "PATTERN"', che
         index = Index(**array, size=size, fingerprint=str(meta["fingerprint"]))
     except FileNotFoundError as error:
         raise IndexFileError(f"there is no index here. Run: {command}", shard=where) from error
-    except (pa.ArrowException, OSError, ValueError, KeyError, TypeError) as error:
+    except (pa.ArrowException, OSError, ValueError, KeyError, TypeError, OverflowError) as error:
         raise IndexFileError(f"the index is damaged ({error}). Run: {command}", shard=where) from error
     # Absolute, so that a process may change its folder; links stay as they are.
     shards = tuple(Path(os.path.abspath(path.parent / name)) for name in names)  # noqa: PTH100

@@ -90,7 +90,7 @@ def _wrong_mask(mask: Any, size: tuple[int, int]) -> list[tuple[str, str]]:
     for polygon in mask:
         try:
             finite = isfinite(sum(polygon))
-        except TypeError:
+        except (TypeError, OverflowError):
             return [("mask", "polygons that are not lists of numbers")]
         if len(polygon) < 6 or len(polygon) % 2:
             return [("mask", f"a polygon of {len(polygon)} coordinates; expected x and y of three points or more")]
@@ -110,7 +110,7 @@ def _wrong_run_lengths(mask: Mapping[str, Any], size: tuple[int, int]) -> list[t
         return [("mask", f"run lengths for an image of {stated}; expected {list(size)}, its height and width")]
     try:
         runs = compressed_counts(counts) if isinstance(counts, str) else [int(count) for count in counts or []]
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         return [("mask", f"run lengths that cannot be read: {error}")]
     if min(runs, default=-1) < 0 or sum(runs) != size[0] * size[1]:
         return [("mask", f"run lengths that add up to {sum(runs)}; expected {size[0] * size[1]}, the image's pixels")]

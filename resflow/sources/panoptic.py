@@ -14,7 +14,7 @@ from PIL import Image
 
 from resflow.errors import ConfigError, TargetError
 from resflow.sources.annotated import AnnotatedSource
-from resflow.sources.coco_json import coco_images, is_panoptic, read_coco
+from resflow.sources.coco_json import coco_images, is_panoptic, is_path, read_coco
 from resflow.sources.files import read_file
 from resflow.sources.folders import existing_folder
 from resflow.sources.keep import open_objects
@@ -80,8 +80,9 @@ class CocoPanoptic(AnnotatedSource):
         pages: dict[int, str] = {}
         found: list[Found] = []
         for record in coco.annotations:
-            place = places.get(record.get("image_id", -1), -1)
-            where = f"{coco.where} annotation of image {record.get('image_id')!r}"
+            number = record.get("image_id")
+            place = places.get(number, -1) if type(number) is int else -1
+            where = f"{coco.where} annotation of image {number!r}"
             if place < 0 or place in pages:
                 kind, what = "unknown image", "not in the list of images"
                 if place >= 0:
@@ -89,9 +90,11 @@ class CocoPanoptic(AnnotatedSource):
                 problems.append(Problem(kind, "", where, what))
                 continue
             try:
-                pages[place] = str(record["file_name"])
+                if not is_path(record["file_name"]):
+                    raise ValueError(f"file_name {record['file_name']!r} names no file")
+                pages[place] = record["file_name"]
                 found += [_segment(segment, place) for segment in record["segments_info"]]
-            except (KeyError, TypeError, ValueError) as error:
+            except (KeyError, TypeError, ValueError, OverflowError) as error:
                 what = f"{error}; expected file_name and segments_info with id, category_id and bbox"
                 problems.append(Problem("unreadable annotation", files.names[place], where, what))
                 sizes[place] = 0
@@ -178,13 +181,15 @@ def _segment_numbers(data: bytes, path: str) -> npt.NDArray[np.int32]:
 
 def _segment(record: dict[str, Any], place: int) -> Found:
     left, top, width, height = map(float, record["bbox"])
-    number = record["id"]
+    number, label = record["id"], record["category_id"]
+    if type(label) is not int or not -(1 << 63) <= label < 1 << 63:
+        raise ValueError(f"category {label!r} is no number")
     if type(number) is not int or not 0 < number < _WHOLE:
         raise ValueError(f"segment {number!r} is not a whole number of three bytes")
     return Found(
         image=place,
         line=number,
-        label=int(record["category_id"]),
+        label=label,
         box=(left, top, left + width, top + height),
         area=float(record["area"]) if "area" in record else None,
         iscrowd=bool(record.get("iscrowd", 0)),

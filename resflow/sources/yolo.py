@@ -16,6 +16,7 @@ from resflow.sources.lint import Problem, check_on_error
 from resflow.sources.objects import Found
 from resflow.targets.types import KeypointPairs
 
+_MOST = 100_000  # the largest class number that is taken for one
 _FORMS = "expected 'class cx cy w h' or 'class x1 y1 x2 y2 x3 y3 ...', shares of the image's width and height"
 
 
@@ -142,6 +143,8 @@ def _object(line: str, place: int, number: int, width: int, height: int, keypoin
         raise ValueError(f"not numbers; {_FORMS}") from None
     if label != label // 1 or label < 0:
         raise ValueError(f"class {label:g} is not a whole number from 0; {_FORMS}")
+    if label > _MOST:  # each number up to the largest gets a name
+        raise ValueError(f"class {label:g} is beyond {_MOST}")
     points = None
     if keypoints is not None:
         count, each = keypoints

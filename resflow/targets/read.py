@@ -251,7 +251,7 @@ def _array(value: Any, name: str, dtype: type[np.generic]) -> npt.NDArray[Any]:
         if array.dtype.kind not in "biuf" or (np.issubdtype(dtype, np.integer) and array.dtype.kind == "f"):
             array = array if array.size == 0 else np.asarray(array, dtype=object)
         return array.astype(dtype, casting="unsafe" if array.size == 0 else "same_kind")
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         expected = "whole numbers" if np.issubdtype(dtype, np.integer) else "numbers"
         raise TargetError(f"{name} must be a tensor of {expected}; got {_shown(value)} ({error})") from error
 
@@ -273,7 +273,7 @@ def _number(record: Any, name: str, place: int, default: float | None = None) ->
     value = _field(record, name, place) if default is None else record.get(name, default)
     try:
         number = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         number = math.nan
     if not math.isfinite(number):
         raise TargetError(f"{name} must be a finite number; got {_shown(value)} for object {place}")
@@ -284,7 +284,7 @@ def _numbers(record: Mapping[str, Any], name: str, place: int, length: int) -> l
     value = _field(record, name, place)
     try:
         numbers = [float(one) for one in value]
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         numbers = []
     if len(numbers) != length or not all(map(math.isfinite, numbers)):
         raise TargetError(f"{name} must be {length} finite numbers; got {_shown(value)} for object {place}")
@@ -294,7 +294,7 @@ def _numbers(record: Mapping[str, Any], name: str, place: int, length: int) -> l
 def _whole(value: Any, name: str) -> int:
     try:
         number = value.item() if hasattr(value, "item") else value
-        if int(number) == number and not isinstance(number, str):
+        if int(number) == number and not isinstance(number, str) and -(1 << 63) <= number < 1 << 63:
             return int(number)
     except (TypeError, ValueError, OverflowError, RuntimeError):
         pass
