@@ -148,7 +148,7 @@ def _bombs() -> Iterator[tuple[str, Case]]:
     yield "png 200000 chunks", Case(png_of(HEIGHT, WIDTH, chunk(b"abCd", b"") * 200_000), False)
     yield "jpeg scans", Case(scan_bomb(), False)
     plain = samples.jpeg(HEIGHT, WIDTH)
-    yield "jpeg 2 MiB before its first segment", Case(plain[:2] + bytes(2 << 20) + plain[2:], False)
+    yield "jpeg 2 MiB between its segments", Case(plain[:20] + bytes(2 << 20) + plain[20:], False)
     yield "jpeg 2 MiB of restart markers", Case(plain[:2] + b"\xff\xd0" * (1 << 20) + plain[2:], False)
     segment = b"\xff\xe1\xff\xffExif\0\0" + b"Exif\0\0" * 10921 + b"\0"
     yield "jpeg 20 MiB of exif", Case(plain[:2] + segment * 320 + plain[2:], False)
