@@ -16,7 +16,7 @@ _F = np.float32
 
 
 @njit("void(float64, float64, int64, int64, float32[:, ::1], int64[::1], int64[::1])", cache=True, nogil=True)
-def triangle_weights(start, step, first, size, weights, low, taps):  # type: ignore[no-untyped-def]
+def triangle_weights(start, step, first, size, weights, low, taps):
     """Antialiased linear weights of source pixels, one row an output pixel.
 
     Args:
@@ -45,13 +45,34 @@ def triangle_weights(start, step, first, size, weights, low, taps):  # type: ign
         low[j], taps[j] = a, b - a
 
 
+@njit("void(uint8[:, :, ::1], int64[::1], uint8[::1])", cache=True, nogil=True)
+def fill_outside(out, box, fill):
+    """Fill what lies outside a box.
+
+    Args:
+        out: uint8 [H, W, 3].
+        box: int64 [4], left, top, right, bottom; may be empty.
+        fill: uint8 [3], the colour.
+    """
+    height, width = out.shape[0], out.shape[1]
+    left, top, right, bottom = box[0], box[1], box[2], box[3]
+    if right <= left or bottom <= top:
+        left = top = right = bottom = 0
+    for i in range(height):
+        inside = top <= i < bottom
+        for j in range(0, left if inside else width):
+            out[i, j, 0], out[i, j, 1], out[i, j, 2] = fill[0], fill[1], fill[2]
+        for j in range(right if inside else width, width):
+            out[i, j, 0], out[i, j, 1], out[i, j, 2] = fill[0], fill[1], fill[2]
+
+
 @njit(
     "void(uint8[:, :, ::1], uint8[:, :, ::1], int64[::1], float64, float64, float64, float64, uint8[::1])",
     cache=True,
     nogil=True,
     fastmath=True,
 )
-def resize(source, out, box, start_x, start_y, step_x, step_y, fill):  # type: ignore[no-untyped-def]
+def resize(source, out, box, start_x, start_y, step_x, step_y, fill):
     """Resize a source into a box of `out`, exactly at fractional positions, and fill the rest.
 
     Args:
@@ -64,17 +85,9 @@ def resize(source, out, box, start_x, start_y, step_x, step_y, fill):  # type: i
         step_y: the same along y.
         fill: uint8 [3], colour outside the box.
     """
-    height, width = out.shape[0], out.shape[1]
+    fill_outside(out, box, fill)
     left, top, right, bottom = box[0], box[1], box[2], box[3]
     if right <= left or bottom <= top:
-        left = top = right = bottom = 0
-    for i in range(height):
-        inside = top <= i < bottom
-        for j in range(0, left if inside else width):
-            out[i, j, 0], out[i, j, 1], out[i, j, 2] = fill[0], fill[1], fill[2]
-        for j in range(right if inside else width, width):
-            out[i, j, 0], out[i, j, 1], out[i, j, 2] = fill[0], fill[1], fill[2]
-    if bottom == 0:
         return
 
     columns, rows = right - left, bottom - top
@@ -88,7 +101,7 @@ def resize(source, out, box, start_x, start_y, step_x, step_y, fill):  # type: i
     first = min(low_x[0], low_x[-1])
     last = max(low_x[0] + taps_x[0], low_x[-1] + taps_x[-1])
     lines = source.reshape(source.shape[0], source.shape[1] * 3)
-    targets = out.reshape(height, width * 3)
+    targets = out.reshape(out.shape[0], out.shape[1] * 3)
     reads = ((low_x - first) * 3).astype(np.uintp)
     counts = taps_x.astype(np.uintp)
     flat_weights = weights_x.reshape(-1)
@@ -126,7 +139,7 @@ def resize(source, out, box, start_x, start_y, step_x, step_y, fill):  # type: i
     cache=True,
     nogil=True,
 )
-def warp(source, out, inverse, width, height, scale, origin, fill):  # type: ignore[no-untyped-def]
+def warp(source, out, inverse, width, height, scale, origin, fill):
     """Sample an intermediate bilinearly under a turned map, edges repeated, with a crisp outline.
 
     Args:

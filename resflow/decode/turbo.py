@@ -1,4 +1,4 @@
-"""The CPU engine: libjpeg-turbo at a reduced size where that suffices, then one compiled resample into the batch."""
+"""The CPU engine: the part of a JPEG that is shown, decoded straight into the batch; all else through libjpeg-turbo."""
 
 from __future__ import annotations
 
@@ -11,10 +11,13 @@ import simplejpeg
 import torch
 
 from resflow.decode.base import Encoded, Fill, Pixels, check_pixels, checked_header, decode_error, output_tensor
+from resflow.decode.jpeg import decode_window
+from resflow.decode.kernels import fill_outside
 from resflow.decode.pillow import decode_checked
 from resflow.decode.place import FULL_SIZE, Grid, place
 from resflow.decode.placement import Placement, placement
 from resflow.geometry.affine import Geometry
+from resflow.headers import ImageHeader
 
 OVERSAMPLE = 1.5
 """A JPEG is decoded at a reduced size if that leaves at least so many pixels for an output pixel, on each axis."""
@@ -48,9 +51,7 @@ class TurboDecoder:
         sizes = geometry.source_size.tolist()
 
         def decode_one(position: int) -> None:
-            height, width = sizes[position]
-            pixels, grid = self._read(position, encoded[position], height, width, where)
-            place(pixels, frames[position], where, position, (width, height), self._fill, grid)
+            self._decode(position, encoded[position], sizes[position], where, frames[position])
 
         if self._pool is None:
             for position in range(len(encoded)):
@@ -67,13 +68,48 @@ class TurboDecoder:
         if self._pool is not None:
             self._pool.shutdown()
 
+    def _decode(
+        self, position: int, encoded: Encoded | Pixels, size: list[int], where: Placement, out: npt.NDArray[np.uint8]
+    ) -> None:
+        """Decode and place one image."""
+        height, width = size
+        if isinstance(encoded, np.ndarray):
+            pixels, grid = check_pixels("turbo", position, encoded, (height, width)), FULL_SIZE
+        else:
+            header = checked_header("turbo", position, encoded, (height, width))
+            if header.format == "jpeg" and self._decode_window(position, encoded, size, header, where, out):
+                return
+            pixels, grid = self._read(position, encoded, height, width, header, where)
+        place(pixels, out, where, position, (width, height), self._fill, grid)
+
+    def _decode_window(
+        self,
+        position: int,
+        encoded: Encoded,
+        size: list[int],
+        header: ImageHeader,
+        where: Placement,
+        out: npt.NDArray[np.uint8],
+    ) -> bool:
+        """Decode no more of a JPEG than is shown, where it is of the kind that most are; whether that was done."""
+        box = where.box[position]
+        if where.turned[position] or box[0] >= box[2] or box[1] >= box[3]:
+            return False
+        data = np.frombuffer(encoded, np.uint8)
+        data.flags.writeable = False  # the one type that the kernel is compiled for
+        (start_x, start_y), (step_x, step_y) = where.start[position].tolist(), where.step[position].tolist()
+        height, width = size
+        if not decode_window(
+            data, out, box, start_x, start_y, step_x, step_y, width, height, header.orientation, self._oversample
+        ):
+            return False
+        fill_outside(out, box, self._fill)
+        return True
+
     def _read(
-        self, position: int, encoded: Encoded | Pixels, height: int, width: int, where: Placement
+        self, position: int, encoded: Encoded, height: int, width: int, header: ImageHeader, where: Placement
     ) -> tuple[npt.NDArray[np.uint8], Grid]:
         """Upright pixels of one image, and how they lie on its source."""
-        if isinstance(encoded, np.ndarray):
-            return check_pixels("turbo", position, encoded, (height, width)), Grid()
-        header = checked_header("turbo", position, encoded, (height, width))
         if header.format != "jpeg":
             return decode_checked("turbo", position, encoded, (height, width), header.format), FULL_SIZE
         eighths = self._eighths(where.step[position])

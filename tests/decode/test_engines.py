@@ -98,7 +98,8 @@ def test_turbo_refuses_damaged_data_that_still_decodes() -> None:
 def test_stray_bytes_between_segments_harm_nothing(engine: Decoder) -> None:
     good = samples.jpeg(*SIZE)
     stray = good[:20] + b"\0" * 7 + good[20:]
-    assert torch.equal(engine.decode([stray], whole(1)), engine.decode([good], whole(1)))
+    difference = engine.decode([stray], whole(1)).int() - engine.decode([good], whole(1)).int()
+    assert difference.abs().max() <= 4  # turbo leaves such a file to libjpeg-turbo
 
 
 def test_another_size_than_the_geometry_expects(engine: Decoder) -> None:

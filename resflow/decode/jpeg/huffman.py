@@ -1,0 +1,127 @@
+"""Look-up tables for a scan's Huffman codes.
+
+Each table answers for the next `LOOK` bits. Three are made of each code:
+
+- `codes`: length << 8 | symbol; 0 where the code is longer than `LOOK` bits.
+- `whole`: a code with the number that follows it, where both fit: bits | run << 8 | number << 16; 0 otherwise. The end
+  of a block is a run of `END`.
+- `pairs`: two of those at once, where both fit. At 5 to 6 bits each that is what mostly happens, and it halves the
+  steps of the loop that the time goes to.
+"""
+
+from __future__ import annotations
+
+from numba import njit
+from numpy import int64, uint64
+
+LOOK = 11
+"""Bits a table is asked for: 9 and 10 cost more steps, 12 leaves the processor's nearest cache."""
+CODES = (1 << LOOK) + 34
+"""Entries of one `codes` table: those of short codes, then offset and end of the codes of each length."""
+END = 128
+
+
+@njit(cache=True, nogil=True)
+def build_codes(counts, symbols, table, codes):
+    """Fill one table of `codes`.
+
+    Args:
+        counts: uint8 [4 * 16].
+        symbols: uint8 [4 * 256].
+        table: which of the four.
+        codes: int32 [4 * CODES], filled at `table`.
+
+    Returns:
+        Whether the code can be: no more codes than there are strings of their length.
+    """
+    base = table * CODES
+    for i in range(1 << LOOK):
+        codes[base + i] = 0
+    code, at = 0, 0
+    for bits in range(1, 17):
+        codes[base + (1 << LOOK) + bits] = at - code
+        for _ in range(counts[table * 16 + bits - 1]):
+            if code >= 1 << bits:
+                return False
+            if bits <= LOOK:
+                entry = (bits << 8) | int64(symbols[table * 256 + at])
+                first = base + (code << (LOOK - bits))
+                for i in range(first, first + (1 << (LOOK - bits))):
+                    codes[i] = entry
+            code += 1
+            at += 1
+        codes[base + (1 << LOOK) + 17 + bits] = code
+        code <<= 1
+    return True
+
+
+@njit(cache=True, nogil=True)
+def long_code(codes, symbols, table, ahead):
+    """Length << 8 | symbol of a code of more than `LOOK` bits, the first of `ahead`; 0 if there is none."""
+    base = table * CODES + (1 << LOOK)
+    for bits in range(LOOK + 1, 17):
+        code = int64(ahead >> uint64(64 - bits))
+        if code < codes[base + 17 + bits]:
+            return (bits << 8) | int64(symbols[table * 256 + ((codes[base + bits] + code) & 255)])
+    return 0
+
+
+@njit(cache=True, nogil=True)
+def number(ahead, length, size):
+    """The number of `size` bits that follows a code of `length` bits at the front of `ahead`."""
+    value = int64((ahead << uint64(length)) >> uint64(64 - size))
+    return value if value >= 1 << (size - 1) else value - (1 << size) + 1
+
+
+@njit(cache=True, nogil=True)
+def whole_dc(found, ahead):
+    """A difference of DC values: bits | number << 16; 0 where it is not one."""
+    length, size = found >> 8, found & 255
+    if found == 0 or size > 11:
+        return int64(0)
+    if size == 0:
+        return int64(length)
+    return int64(length + size + number(ahead, length, size) * 65536)
+
+
+@njit(cache=True, nogil=True)
+def whole_ac(found, ahead):
+    """A coefficient and the zeros before it: bits | run << 8 | number << 16; 0 where it is not one."""
+    length, run, size = found >> 8, (found >> 4) & 15, found & 15
+    if size:
+        return int64(length + size + run * 256 + number(ahead, length, size) * 65536)
+    if found and run == 0:
+        return int64(length + END * 256)
+    return int64(length + run * 256) if run == 15 else int64(0)
+
+
+@njit(cache=True, nogil=True)
+def build_whole(codes, table, whole):
+    """Fill one table of `whole`, int32 [4 << LOOK], from its `codes`."""
+    for i in range(1 << LOOK):
+        ahead = uint64(i) << uint64(64 - LOOK)
+        found = int64(codes[table * CODES + i])
+        entry = whole_dc(found, ahead) if table < 2 else whole_ac(found, ahead)
+        whole[(table << LOOK) + i] = entry if entry & 255 <= LOOK else 0
+
+
+@njit(cache=True, nogil=True)
+def build_pairs(whole, table, pairs):
+    """Fill one table of `pairs`, int64 [2 << LOOK], from the `whole` of AC table 2 or 3.
+
+    An entry is bits | first run << 8 | way to the second << 16 | last place << 24 | first << 32 | second << 48. Where
+    there is only one, it stands in both places and the way is 0. The last place is what the first run may lead to at
+    most if a second follows: past it, the second is not this block's.
+    """
+    for i in range(1 << LOOK):
+        one = int64(whole[(table << LOOK) + i])
+        bits, run, value = one & 255, (one >> 8) & 255, one >> 16
+        other = (
+            int64(0) if one == 0 or run >= END else int64(whole[(table << LOOK) + ((i << bits) & ((1 << LOOK) - 1))])
+        )
+        both = bits + (other & 255)
+        entry = bits | (run << 8) | ((value & 0xFFFF) << 32) | (value << 48)
+        if other and both <= LOOK:
+            way = ((other >> 8) & 255) + 1
+            entry = both | (run << 8) | (way << 16) | (run << 24) | ((value & 0xFFFF) << 32) | ((other >> 16) << 48)
+        pairs[((table - 2) << LOOK) + i] = entry
