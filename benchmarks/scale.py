@@ -6,7 +6,7 @@ ranks come to. `--samples`, `--ranks` and the like ask for other numbers.
 
 - learn, lay out: buckets from sizes, and cuts between runs of shards; once a training run.
 - first batch: from there to the first batch; jump: to a batch in the middle of another epoch, as on resume.
-- block: planning one block; epoch: all of them, over the whole epoch and for each rank.
+- block: planning one block, in seconds by the clock and of CPU; plan: all of them, over the whole epoch, on each rank.
 - memory: peak of anonymous memory over all this. file: pages of the index that were read.
 - store: what hosts ask a store for, if each fetches the stretches of shards that its ranks read in a block by one
   request for each `--part` bytes, and single samples from elsewhere by one request each; beside one request a sample.
@@ -140,10 +140,12 @@ def measure(path: Path, ranks: int, batch: int, hosts: int) -> dict[str, float]:
     later = BlockPlan(layout, _SCHEDULE, epoch=7, **options).rank(World(ranks // 2, ranks))
     later.batch(len(plan) // 2)
     found["jump_s"] = lap()
-    blocks = min(plan.blocks, 6)
+    blocks, worked = min(plan.blocks, 6), time.process_time()
+    plan = BlockPlan(layout, _SCHEDULE, epoch=3, **options)
     for number in range(blocks):
         plan.block(number)
-    found["block_s"] = lap() / max(blocks - 1, 1) if plan.blocks > 1 else found["first_batch_s"]
+    found["block_s"], found["block_cpu_s"] = lap() / blocks, (time.process_time() - worked) / blocks
+    rank = plan.rank(World(ranks // 2, ranks))
     last = min(blocks * BLOCK // (ranks * batch), len(plan)) - 1  # in the block that is kept
     lap()
     for _ in range(1000):
@@ -190,7 +192,7 @@ def computed(rows: list[dict[str, Any]], options: argparse.Namespace) -> dict[st
         "size_column_bytes": 8 * n,
         "data_bytes": n * options.sample_bytes,
         "blocks": blocks,
-        "plan_s_per_rank": blocks * row["block_s"],
+        "plan_cpu_s_per_rank": blocks * row["block_cpu_s"],
         "epoch_s": n / rate,
         "first_batch_s": row["learn_s"] + row["lay_out_s"] * n / row["samples"] + row["first_batch_s"],
         "memory_mib": row["memory_mib"] + 40 * (runs - row["samples"] / 4096) / 2**20,

@@ -86,10 +86,11 @@ class BlockPlan:
         Args:
             number: in [0, blocks).
         """
-        if self._kept is None or self._kept[0] != number:
-            self._kept = None  # not two at a time
-            self._kept = number, self._planned(number)
-        return self._kept[1]
+        kept = self._kept
+        if kept is None or kept[0] != number:
+            kept = self._kept = None  # not two at a time
+            kept = self._kept = number, self._planned(number)
+        return kept[1]
 
     def locate(self, step: int) -> tuple[EpochPlan, int]:
         """The block that holds a step of the epoch, planned, and the batch's place in it."""
@@ -123,11 +124,7 @@ class BlockPlan:
     def _count(self, blocks: int) -> None:
         """Count the batches of as many blocks."""
         for number in range(len(self._steps) - 1, blocks):
-            if self._kept is not None and self._kept[0] == number:
-                batches = len(self._kept[1])
-            else:
-                batches = self._apply(epoch_length, number)
-            self._steps.append(self._steps[-1] + batches)
+            self._steps.append(self._steps[-1] + self._apply(epoch_length, number))
 
     def _planned(self, number: int) -> EpochPlan:
         self._count(number)
