@@ -54,3 +54,20 @@ def check_order(legs: Sequence[Leg], expected: Sequence[Sequence[int]]) -> None:
     for step, (batch, other) in enumerate(zip_longest(expected, got, fillvalue=())):
         if list(batch) != list(other):
             raise AssertionError(f"batch {step} should be {list(batch)}; got {list(other)}")
+
+
+def check_turns(leg: Leg, expected: Sequence[Sequence[int]]) -> None:
+    """Check ranks that take turns: equally many batches, and together each sample as often as expected.
+
+    Raises:
+        AssertionError: names a rank, or a sample that is lost or repeated.
+    """
+    for rank, steps in enumerate(leg):
+        places = [(step[0], step[1]) for step in steps]
+        if places != [(step[0], step[1]) for step in leg[0]] or places != sorted(set(places)):
+            raise AssertionError(f"rank {rank} is at {places}, rank 0 at {[step[:2] for step in leg[0]]}")
+    wanted = Counter(sample for batch in expected for sample in batch)
+    found = Counter(sample for steps in leg for step in steps for sample in step[2])
+    for what, samples in (("lost", wanted - found), ("repeated", found - wanted)):
+        if samples:
+            raise AssertionError(f"{samples.total()} samples are {what}, the first is {min(samples)}")

@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from tests.ranks.checks import Step, check_in_step, check_order, global_order
+from tests.ranks.checks import Step, check_in_step, check_order, check_turns, global_order
 
 LEG: list[list[Step]] = [
     [(0, step, [4 * step + 2 * rank, 4 * step + 2 * rank + 1], [64, 48]) for step in range(3)] for rank in range(2)
@@ -60,3 +60,17 @@ def test_a_lost_a_repeated_and_a_reordered_sample_are_caught(leg: list[list[Step
 def test_ranks_out_of_step_are_caught(leg: list[list[Step]], message: str) -> None:
     with pytest.raises(AssertionError, match=re.escape(message)):
         check_in_step(leg)
+
+
+def test_ranks_that_take_turns_are_held_to_the_same_samples() -> None:
+    turns = copy.deepcopy(LEG)
+    turns[1] = [(0, step, LEG[1][other][2], [64, 48]) for step, other in enumerate((1, 0, 2))]
+    check_turns(turns, ORDER)
+    for leg, message in (
+        (changed(1, 1, ids=[6]), "1 samples are lost, the first is 7"),
+        (changed(1, 1, ids=[6, 7, 5]), "1 samples are repeated, the first is 5"),
+        ([LEG[0], LEG[1][:2]], "rank 1 is at [(0, 0), (0, 1)], rank 0 at [(0, 0), (0, 1), (0, 2)]"),
+        ([LEG[0], LEG[1][::-1]], "rank 1 is at [(0, 2), (0, 1), (0, 0)]"),
+    ):
+        with pytest.raises(AssertionError, match=re.escape(message)):
+            check_turns(leg, ORDER)

@@ -25,7 +25,7 @@ from resflow.plan import (
     lay_out,
     learn_buckets,
 )
-from tests.ranks.checks import Step, check_in_step, check_order
+from tests.ranks.checks import Step, check_in_step, check_order, check_turns
 from tests.shards import make_shards
 
 WORLDS = (1, 2, 3, 4, 8)
@@ -104,18 +104,21 @@ def test_decorrelated_ranks_take_turns_and_use_the_same(layout: Layout, batch: i
         options: dict[str, Any] = {"batch_size": batch, "shuffle": True, "drop_last": drop_last, "world_size": world}
         plan = BlockPlan(layout, RandomMultiScale((96, 128)), decorrelate=True, **options)
         leg = handed(plan, world)
-        assert {len(rank) for rank in leg} == {len(plan)}
+        assert len(leg[0]) == len(plan)
         assert leg == handed(plan, world)  # any step again, from any block
         unit = batch if isinstance(batch, int) else 2 * world
-        used = Counter(sample for rank in leg for step in rank for sample in step[2])
-        assert used == Counter(sample for ids in expected(plan) for sample in ids)
-        assert used.total() == len(layout) - (len(layout) % unit if drop_last else 0)
+        order = expected(plan)
+        check_turns(leg, order)
+        assert sum(map(len, order)) == len(layout) - (len(layout) % unit if drop_last else 0)
         if isinstance(batch, int):
             assert {len(ids) for rank in leg for _, _, ids, _ in rank[:-1]} == {batch // world}
         if layout.mixture is None:
             same = BlockPlan(layout, RandomMultiScale((96, 128)), **options)
-            lost = Counter(sample for ids in expected(same) for sample in ids)
-            assert used == lost or isinstance(batch, PixelBudget)
+            check_turns(leg, expected(same))  # the epoch's samples do not depend on it
+        if world > 1 and isinstance(batch, int):
+            leg[1][0] = leg[0][0]  # a rank that takes another's turn
+            with pytest.raises(AssertionError, match="samples are lost"):
+                check_turns(leg, order)
 
 
 @pytest.mark.parametrize("shuffle", [False, True])
