@@ -32,6 +32,12 @@ def encode(image: Image.Image, kind: str, **options: object) -> bytes:
     return buffer.getvalue()
 
 
+def decoded(data: bytes) -> npt.NDArray[np.uint8]:
+    """Pillow's pixels, uint8 [H, W, 3]."""
+    with Image.open(io.BytesIO(data)) as image:
+        return np.array(image.convert("RGB"))
+
+
 def png(height: int, width: int, seed: int = 0) -> bytes:
     return encode(Image.fromarray(picture(height, width, seed)), "PNG", compress_level=1)
 

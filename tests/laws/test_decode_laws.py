@@ -24,9 +24,8 @@ from tests.decode.reference import (
 ENGINES = ("pillow", "turbo", "dali")
 TIGHT = Tolerance(0.5, 1.01, 0.5, 1.01)
 DALI = Tolerance(0.5, 1.6, 6.0, 32.0)
-TURBO = Tolerance(
-    0.5, 6.0, 0.5, 6.0
-)  # colour is enlarged and resized in one step; out of range in between, it is not cut
+# Colour is enlarged and resized in one step, and not cut to the range of bytes in between.
+TURBO = Tolerance(0.5, 6.0, 0.5, 6.0)
 EXACT = {"pillow": TIGHT, "turbo": TURBO, "dali": DALI}
 """Images that are decoded at full size."""
 REDUCED = EXACT | {"turbo": Tolerance(4.0, 25.0, 6.0, 25.0)}

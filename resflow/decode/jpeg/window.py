@@ -30,20 +30,23 @@ def axis_weights(start, step, first, count, size):
 
 
 @njit(cache=True, nogil=True)
-def fold_weights(weights, low, taps, size):
+def fold_weights(weights, low, taps, size, smooth):
     """Weights over a plane that was enlarged twice, as weights over the plane itself.
 
-    An enlarged pixel is three quarters its own and one quarter the neighbour on its side, as libjpeg enlarges colour.
+    An enlarged pixel is three quarters its own and one quarter the neighbour on its side, as libjpeg enlarges colour,
+    or all its own, as in pictures too narrow for that.
 
     Args:
         weights: float32 [n, taps], over the enlarged plane.
         low: int64 [n], first pixel of each.
         taps: int64 [n], pixels of each.
         size: pixels of the plane.
+        smooth: whether neighbours count.
 
     Returns:
         As `axis_weights`.
     """
+    side = float32(0.25 if smooth else 0)
     count = low.shape[0]
     most = weights.shape[1] // 2 + 3
     folded = np.zeros((count, -(-most // _TAPS) * _TAPS), np.float32)
@@ -55,8 +58,8 @@ def fold_weights(weights, low, taps, size):
             pixel = low[j] + k
             near = min(pixel >> 1, size - 1)
             far = min(max(near + (1 if pixel & 1 else -1), 0), size - 1)
-            folded[j, near - first] += float32(0.75) * weights[j, k]
-            folded[j, far - first] += float32(0.25) * weights[j, k]
+            folded[j, near - first] += (float32(1) - side) * weights[j, k]
+            folded[j, far - first] += side * weights[j, k]
             end = max(end, near, far)
         folded_low[j], folded_taps[j] = first, end + 1 - first
     return folded, folded_low, folded_taps
@@ -222,12 +225,13 @@ def decode_window(data, out, box, start_x, start_y, step_x, step_y, width, heigh
     weights_y, low_y, taps_y = axis_weights(start_y * factor, step_y * factor, top, rows, plane_height)
     colour_x, colour_low_x, colour_taps_x = weights_x, low_x, taps_x
     colour_y, colour_low_y, colour_taps_y = weights_y, low_y, taps_y
+    smooth = info[ACROSS] == 1 or width > 4
     if components == 3 and info[ACROSS] == 2 and not double:
         size = -(-(-(-width // 2) * side) // 8)
-        colour_x, colour_low_x, colour_taps_x = fold_weights(weights_x, low_x, taps_x, size)
+        colour_x, colour_low_x, colour_taps_x = fold_weights(weights_x, low_x, taps_x, size, smooth)
     if components == 3 and info[DOWN] == 2 and not double:
         size = -(-(-(-height // 2) * side) // 8)
-        colour_y, colour_low_y, colour_taps_y = fold_weights(weights_y, low_y, taps_y, size)
+        colour_y, colour_low_y, colour_taps_y = fold_weights(weights_y, low_y, taps_y, size, smooth)
 
     # The units under all of these, colour's neighbours with them.
     unit_x, unit_y = info[ACROSS] * side, info[DOWN] * side
