@@ -88,7 +88,14 @@ def test_the_receptive_field_bounds_what_gradients_reach(name: str) -> None:
         assert seen <= most <= seen + 16, (bound, got)
 
 
-@pytest.mark.parametrize(("name", "part"), [("resnet18", None), ("alexnet", "features"), ("squeezenet1_1", "features")])
+@pytest.mark.parametrize(
+    ("name", "part"),
+    [
+        pytest.param("resnet18", None, marks=pytest.mark.slow),
+        ("alexnet", "features"),
+        pytest.param("squeezenet1_1", "features", marks=pytest.mark.slow),
+    ],
+)
 def test_the_receptive_field_of_torchvisions(name: str, part: str | None) -> None:
     model = torchvision_model(name, device="cpu")
     body = getattr(model, part) if part else nn.Sequential(*list(model.children())[:-2])
@@ -110,8 +117,6 @@ def test_a_forgotten_dilation_is_caught(monkeypatch: pytest.MonkeyPatch) -> None
 # Araujo et al. publish them (https://distill.pub/2019/computing-receptive-fields).
 TORCHVISION = [
     ("alexnet", 32, 63, 195, False),
-    ("deeplabv3_resnet50", 8, 1, 1035, True),
-    ("efficientnet_b0", 32, 1, 851, True),
     ("fcn_resnet50", 8, 1, 459, False),
     ("resnet18", 32, 1, 435, False),
     ("vgg16", 32, 32, 212, False),
@@ -119,6 +124,8 @@ TORCHVISION = [
         pytest.param(*row, marks=pytest.mark.slow)
         for row in (
             ("convnext_tiny", 32, 32, 1688, False),
+            ("deeplabv3_resnet50", 8, 1, 1035, True),
+            ("efficientnet_b0", 32, 1, 851, True),
             ("densenet121", 32, 29, 2071, False),
             ("inception_v3", 32, 75, 1311, False),
             ("mobilenet_v3_small", 32, 1, 639, True),
