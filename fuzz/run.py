@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import sys
 import time
 import traceback
@@ -28,11 +29,13 @@ class Counter:
     def __init__(self, name: str, folder: Path) -> None:
         from fuzz.targets import open_target
 
-        self.target = open_target(name)
+        files = folder / "files"
+        shutil.rmtree(files, ignore_errors=True)
+        files.mkdir(parents=True)
+        self.target = open_target(name, files)
         self._name, self._folder = name, folder
         self._execs, self._faults = 0, dict[str, int]()
         self._start = self._written = time.monotonic()
-        folder.mkdir(parents=True, exist_ok=True)
 
     def __call__(self, data: bytes) -> None:
         """Run the target on an input."""
@@ -97,7 +100,9 @@ def atheris_run(name: str, folder: Path, corpus: Path, seconds: int) -> None:
     import atheris
 
     # Numba compiles what lies in decode, and takes no other instructions in it.
-    with atheris.instrument_imports(include=["resflow"], exclude=["resflow.decode"]):
+    root = Path(__file__).parents[1]
+    compiled = [path.relative_to(root).with_suffix("") for path in (root / "resflow" / "decode").rglob("*.py")]
+    with atheris.instrument_imports(include=["resflow"], exclude=[".".join(path.parts) for path in compiled]):
         from fuzz.targets import MAX_BYTES, quiet
 
         counter = Counter(name, folder)

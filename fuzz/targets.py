@@ -1,15 +1,13 @@
 """What is fuzzed: functions of bytes that may raise ResflowError and nothing else, each with seeds.
 
-A target makes its files once, in memory where the system has a place for that, and is then called many times.
+A target makes its files once, in a folder of its own, and is then called many times.
 """
 
 from __future__ import annotations
 
 import io
 import json
-import os
 import struct
-import tempfile
 import warnings
 import zlib
 from collections.abc import Callable
@@ -63,15 +61,14 @@ class Target(NamedTuple):
     seeds: list[bytes]
 
 
-def open_target(name: str) -> Target:
-    """A target by its name, one of `NAMES`."""
-    return _TARGETS[name](_folder(name))
+def open_target(name: str, folder: Path) -> Target:
+    """A target by its name.
 
-
-def _folder(name: str) -> Path:
-    memory = Path("/dev/shm")
-    held = tempfile.mkdtemp(prefix=f"resflow-fuzz-{name}-", dir=memory if os.access(memory, os.W_OK) else None)
-    return Path(held)
+    Args:
+        name: one of `NAMES`.
+        folder: an empty one, for its files.
+    """
+    return _TARGETS[name](folder)
 
 
 def _image(kind: str, height: int = _SIZE[0], width: int = _SIZE[1], **options: object) -> bytes:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import struct
-import tempfile
 from pathlib import Path
 
 import pytest
@@ -15,16 +14,11 @@ from resflow.sources import tar
 COUNTS = {"header": 1000, "cursor": 1000, "tar": 300, "coco": 60, "voc": 60, "yolo": 20, "jpeg": 150, "index": 200}
 
 
-@pytest.fixture(autouse=True)
-def _in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tempfile, "mkdtemp", lambda **_: str(tmp_path))
-
-
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("name", NAMES)
-def test_mutated_input_brings_nothing_but_typed_errors(name: str) -> None:
+def test_mutated_input_brings_nothing_but_typed_errors(name: str, tmp_path: Path) -> None:
     quiet()
-    target = open_target(name)
+    target = open_target(name, tmp_path)
     for seed in target.seeds:
         target.run(seed)
     for data in mutations(target.seeds, COUNTS.get(name, 200), seed=len(name), most=MAX_BYTES):
@@ -41,11 +35,11 @@ def test_mutations_are_the_same_each_time() -> None:
 
 
 @pytest.mark.parametrize("fault", [IndexError, struct.error, AssertionError])
-def test_a_planted_fault_is_found(fault: type[Exception], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_planted_fault_is_found(fault: type[Exception], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     def broken(*_: object) -> int:
         raise fault("planted")
 
     monkeypatch.setattr(tar, "_number", broken)
-    target = open_target("tar")
+    target = open_target("tar", tmp_path)
     with pytest.raises(fault, match="planted"):
         target.run(mutations(target.seeds, 1, seed=1)[0])
