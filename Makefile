@@ -9,7 +9,7 @@ demo: $(READY)  ## Draw a dataset, index, plan, train, evaluate; DATA=folder (PA
 	$(BIN)/resflow demo $(if $(DATA),--data "$(DATA)") $(if $(PATTERN),--label-pattern '$(PATTERN)') $(DEMO_FLAGS)
 
 test: $(READY)  ## The tests that pass anywhere, in minutes
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-slow: $(READY)  ## The tests that take minutes each
 	$(BIN)/python -m pytest -m slow --timeout 1800
