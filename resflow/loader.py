@@ -14,9 +14,10 @@ from typing_extensions import TypeVar  # typing's own takes a default from Pytho
 from resflow.errors import ConfigError, ResflowError, WorkerError
 from resflow.pipeline import Pipeline
 from resflow.plan import Buckets, EpochPlan, PixelBudget, World
-from resflow.runtime.finish import Finish, as_it_is
+from resflow.runtime.finish import Finish
 from resflow.runtime.loop import Loop
 from resflow.runtime.opening import open_run
+from resflow.runtime.parcel import handed_over
 from resflow.runtime.plain import PlainPlace, Skipping, plain_pass
 from resflow.runtime.run import PlannedRun
 from resflow.runtime.stream_run import StreamRun
@@ -201,7 +202,7 @@ class DataLoader(torch.utils.data.DataLoader[T_co], Generic[T_co]):
         if self.num_workers:
             # Workers inherit, or find compiled, what this process has loaded.
             importlib.import_module(f"resflow.decode.{run.engine}")
-        finish, self.collate_fn = self.collate_fn, as_it_is  # finished in this process, by the loop
+        finish, self.collate_fn = self.collate_fn, handed_over  # finished in this process, by the loop
         persisted = self._iterator
         try:
             try:

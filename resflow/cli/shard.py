@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import sys
 import time
@@ -88,7 +89,7 @@ def shard(
         _shown(samples, total), pattern, max_samples=max_samples, max_bytes=max_bytes, overwrite=overwrite
     )
     for name, text in beside.items():
-        (paths[0].parent / name).write_text(text, encoding="utf-8")
+        _write(paths[0].parent / name, text)
     written = _braces(pattern, len(paths))
     lines = [f"{total:,} images in {len(paths):,} shards ({sum(path.stat().st_size for path in paths) / 1e6:,.1f} MB)"]
     if not no_index:
@@ -120,6 +121,21 @@ def _check_beside(folder: Path, beside: Mapping[str, str], overwrite: bool) -> N
             raise ConfigError(
                 f"{path} is there and names other classes. Choose another folder, give --classes, or pass --overwrite."
             )
+
+
+def _write(path: Path, text: str) -> None:
+    """Write a file; whoever opens it meanwhile sees the old or the new one, whole."""
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        part.write_text(text, encoding="utf-8")
+        part.replace(path)
+    except OSError as error:
+        raise ConfigError(
+            f"{path} cannot be written: {error.strerror or error}. Make room, or choose another folder; the shards are "
+            "complete."
+        ) from error
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def _braces(pattern: str, count: int) -> str:

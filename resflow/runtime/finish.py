@@ -131,8 +131,3 @@ def _are_classes(targets: Any) -> bool:
     return isinstance(targets, torch.Tensor) and (
         targets.ndim == 1 or (targets.ndim == 2 and targets.is_floating_point())
     )
-
-
-def as_it_is(batch: Any) -> Any:
-    """A collate function for batches that come whole."""
-    return batch

@@ -83,7 +83,8 @@ class Loop(Iterator[Any]):
             return next(batches)
         self._watch.check()
         try:
-            return next(batches)
+            with self._watch.waiting():
+                return next(batches)
         except ResflowError:
             raise
         except READ_ERRORS as error:

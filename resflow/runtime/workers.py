@@ -2,29 +2,35 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import pickle
 import select
 import signal
 import threading
+import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from multiprocessing import connection, parent_process
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, NoReturn
 
+import torch.utils.data
 from torch._C import _remove_worker_pids
 
 from resflow.errors import WorkerError
 
-_EVERY = 0.5  # seconds between looks at the parent
+_EVERY = 0.5  # seconds between looks at the parent, and between looks at what no sentinel tells
 _NOTICE = 0.5  # seconds from the first sign of a death until the thread that watches must have seen it
+_GRACE = 1.0  # seconds past the loader's timeout, at which PyTorch itself notices most of what is late
 _WAKE = 10  # milliseconds to wait for room in a full pipe
 READ_ERRORS = (RuntimeError, OSError, EOFError, ValueError, pickle.UnpicklingError)
 """What reading from workers raises once one of them has died."""
-_SHARED = Path("/dev/shm")
+SHARED = Path("/dev/shm")
+"""Where Linux keeps shared memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,13 +60,17 @@ class WorkerWatch:
 
     Where PyTorch pins memory, a thread of its own reads the pipe; there SIGCHLD stays in use, too.
 
+    A worker that stands still (SIGSTOP) would hold the loop for ever, past the loader's `timeout`, where it has
+    announced a batch but does not hand it over, and hold the program at its end, since it takes no SIGTERM. So the
+    thread also keeps the time, and kills workers that are stopped when they are to end.
+
     Args:
         iterator: PyTorch's iterator over the workers.
         loader: the loader, which is made to forget an iterator that was to persist.
     """
 
     def __init__(self, iterator: Any, loader: Any) -> None:
-        self._seen = _Seen(tuple(iterator._workers))
+        self._seen = _Seen(tuple(iterator._workers), iterator._timeout)
         self._iterator = weakref.ref(iterator)
         if not iterator._pin_memory:
             _forget_pids(iterator)
@@ -73,15 +83,34 @@ class WorkerWatch:
         if self._seen.death.is_set():
             raise self._seen.error()
 
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """While this lasts, the loop waits for a batch."""
+        self._seen.since = time.monotonic()
+        try:
+            yield
+        finally:
+            self._seen.since = None
+
     def raise_error(self, error: Exception) -> NoReturn:
-        """Raise what a worker's death brought about as a WorkerError, any other error as it is.
+        """Raise what the workers brought about as a WorkerError, any other error as it is.
 
         Args:
             error: what reading from the workers raised.
 
         Raises:
-            WorkerError: a worker has died; names its pid and the signal.
+            WorkerError: a worker has died (names its pid and the signal), none gave anything within the loader's
+                `timeout`, or this process has no file descriptors left.
         """
+        if str(error).startswith("DataLoader timed out"):
+            _give_up(self._seen, self._iterator())
+            raise self._seen.error() from error
+        if _out_of_descriptors(error):
+            raise WorkerError(
+                "no file descriptors are left to receive a batch from a worker: each tensor of more than 32 KB that is "
+                "kept holds one. Keep fewer batches (clone what you keep), raise the limit (ulimit -n 65536), or call "
+                "torch.multiprocessing.set_sharing_strategy('file_system') first."
+            ) from error
         reported = str(error).startswith("DataLoader worker (pid") or isinstance(error, OSError | EOFError)
         if self._seen.death.wait(_NOTICE if reported else 0):
             raise self._seen.error() from error
@@ -122,7 +151,7 @@ def watch_workers(iterator: Any, loader: Any) -> WorkerWatch | None:
 
 def drop_shared_memory(pid: int | None) -> None:
     """Remove the shared memory that a process had made but not yet unlinked when it died."""
-    for path in _SHARED.glob(f"torch_{pid}_*"):
+    for path in SHARED.glob(f"torch_{pid}_*"):
         path.unlink(missing_ok=True)
 
 
@@ -131,10 +160,15 @@ class _Seen:
     """What the watching thread has seen; apart from the watch, which would not be collected while its thread runs."""
 
     workers: tuple[BaseProcess, ...]
+    timeout: float = 0.0
+    since: float | None = None  # when the loop began to wait for a batch
     first: BaseProcess | None = None
+    overdue: str = ""  # what is said of workers that were given up
     death: threading.Event = field(default_factory=threading.Event)
 
     def error(self) -> WorkerError:
+        if self.overdue:
+            return WorkerError(self.overdue)
         worker = self.first
         if worker is None:
             return WorkerError("a DataLoader worker died")
@@ -163,22 +197,61 @@ def _forget_pids(iterator: Any) -> None:
 def _watch(seen: _Seen, iterator_ref: weakref.ref[Any], loader_ref: weakref.ref[Any]) -> None:
     running = {worker.sentinel: number for number, worker in enumerate(seen.workers)}
     while running and not seen.death.is_set():
-        ended = [running.pop(int(sentinel)) for sentinel in connection.wait(list(running))]  # type: ignore[arg-type]
+        ended = [running.pop(int(sentinel)) for sentinel in connection.wait(list(running), _EVERY)]  # type: ignore[arg-type]
         iterator, loader = iterator_ref(), loader_ref()
-        if iterator is None or iterator._shutdown:
-            return
+        if iterator is None or iterator._shutdown or torch.utils.data._utils.python_exit_status:
+            for number in running.values():
+                if _is_stopped(seen.workers[number].pid):
+                    seen.workers[number].kill()
+            del iterator, loader
+            continue
         # PyTorch tells workers to end when a stream has; it calls those that it found dead so, too.
         unasked = [number for number in ended if iterator._workers_status[number] or seen.workers[number].exitcode]
         if unasked:
             seen.first = seen.workers[unasked[0]]
-            iterator._workers_done_event = threading.Event()  # the shared one's lock may have died with its holder
-            if loader is not None and loader._iterator is iterator:
-                loader._iterator = None
-            seen.death.set()
-            for worker in seen.workers:
-                worker.kill()
+            _end(seen, iterator)
+        elif seen.timeout and seen.since is not None and time.monotonic() > seen.since + seen.timeout + _GRACE:
+            _give_up(seen, iterator)
+        if seen.death.is_set() and loader is not None and loader._iterator is iterator:
+            loader._iterator = None
         del iterator, loader
     _wake(iterator_ref)
+
+
+def _end(seen: _Seen, iterator: Any) -> None:
+    """Note that a pass is over, and kill the workers, whose results may hang on locks that a dead one held."""
+    if iterator is not None:
+        iterator._workers_done_event = threading.Event()  # the shared one's lock may have died with its holder
+    seen.death.set()
+    for worker in seen.workers:
+        worker.kill()
+
+
+def _give_up(seen: _Seen, iterator: Any) -> None:
+    """End workers that gave nothing within the loader's timeout."""
+    if seen.death.is_set():
+        return
+    stopped = [str(worker.pid) for worker in seen.workers if _is_stopped(worker.pid)]
+    which = f"; pid {', '.join(stopped)} stood still (SIGSTOP)" if stopped else ""
+    seen.overdue = (
+        f"DataLoader workers gave nothing for {seen.timeout:g} s, the loader's timeout{which}. They were ended, and "
+        "the rest of this pass is lost with them; the next pass starts new workers, and load_state_dict(state_dict()) "
+        "goes on from the last batch. If a batch takes so long, raise timeout."
+    )
+    _end(seen, iterator)
+
+
+def _is_stopped(pid: int | None) -> bool:
+    """Whether a process was stopped by a signal; False where the system does not tell."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
+    except OSError:
+        return False
+
+
+def _out_of_descriptors(error: Exception) -> bool:
+    full = isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE)
+    return full or str(error).startswith("Too many open files")
 
 
 def _wake(iterator_ref: weakref.ref[Any]) -> None:

@@ -216,7 +216,8 @@ def write_arrow(batch: Any, path: Path) -> None:
         temporary = None
     except OSError as error:
         raise IndexFileError(
-            f"the index cannot be written: {error.strerror or error}. Make its folder writable.",
+            f"the index cannot be written: {error.strerror or error}. Make room on its disk, or its folder writable; "
+            "what was there before is as it was.",
             shard=str(path),
         ) from error
     finally:

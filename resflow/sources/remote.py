@@ -118,7 +118,7 @@ class RemoteShardSource(ShardSource):
         folder = Path(tempfile.mkdtemp(prefix="resflow-index-"))
         weakref.finalize(self, _remove, folder, os.getpid())
         path = folder / split_query(url)[0].rpartition("/")[2]
-        path.write_bytes(content)
+        _keep(path, content, url)
         try:
             index = open_index_file(path, command=_COMMAND, check=False)
         except IndexFileError as error:
@@ -178,7 +178,7 @@ class RemoteShardSource(ShardSource):
         content = self._fetcher.read_whole(url)
         if content is None:
             return None
-        tiers_path(path).write_bytes(content)
+        _keep(tiers_path(path), content, url)
         try:
             tiers = open_tiers(self.shard_index, command=self._command, check=False)
         except IndexFileError as error:
@@ -294,6 +294,17 @@ def _index_content(url: str, store: Store) -> bytes | None:
         return fetcher.read_whole(url)
     finally:
         fetcher.close()
+
+
+def _keep(path: Path, content: bytes, url: str) -> None:
+    try:
+        path.write_bytes(content)
+    except OSError as error:
+        raise IndexFileError(
+            f"the index, {len(content)} bytes, cannot be kept in {path.parent}: {error.strerror}. Make room, or have "
+            "TMPDIR name a folder that has some.",
+            shard=shown(url),
+        ) from error
 
 
 def _remove(folder: Path, owner: int) -> None:

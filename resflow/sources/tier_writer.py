@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -340,7 +340,8 @@ class _TierFile:
 
     def __exit__(self, *_: object) -> None:
         if self._tar is not None:
-            self._tar.close()
+            with suppress(OSError):  # a full disk; what is complete was closed when it was published
+                self._tar.close()
         self._temporary.unlink(missing_ok=True)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -39,7 +40,8 @@ def write_shards(
         The shards, in order.
 
     Raises:
-        ConfigError: no samples, a pattern without a number, limits below 1, or a shard that exists.
+        ConfigError: no samples, a pattern without a number, limits below 1, a shard that exists, or one that cannot be
+            written (a full disk); then none is put in place.
         SampleError: a sample without a key, with one that WebDataset would split or that came before, or with a
             value that cannot be encoded.
     """
@@ -171,26 +173,26 @@ class _Staged:
 
     def __init__(self, overwrite: bool) -> None:
         self.overwrite = overwrite
-        self.file: IO[bytes] | None = None
+        self.file: _ShardFile | None = None
         self.shards: list[tuple[Path, Path]] = []
 
-    def open(self, name: str) -> IO[bytes]:
+    def open(self, name: str) -> _ShardFile:
         path = Path(name)
         if path.exists() and not self.overwrite:
             raise ConfigError(f"shard {path} exists. Remove it, choose another name, or pass overwrite=True.")
         temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self.file = temporary.open("wb")
+            self.file = _ShardFile(temporary.open("wb"), path)
         except OSError as error:
-            raise ConfigError(f"shard {path} cannot be written: {error.strerror}. Choose another folder.") from error
+            raise _unwritable(path, error) from error
         self.shards.append((temporary, path))
         return self.file
 
     def finish(self, _name: str) -> None:
-        if self.file is not None:
-            self.file.close()
-            self.file = None
+        file, self.file = self.file, None
+        if file is not None:
+            file.close()
 
     def publish(self) -> list[Path]:
         for temporary, path in self.shards:
@@ -198,9 +200,36 @@ class _Staged:
         return [path for _, path in self.shards]
 
     def discard(self) -> None:
-        self.finish("")
+        with suppress(ConfigError):  # said already
+            self.finish("")
         for temporary, _ in self.shards:
             temporary.unlink(missing_ok=True)
+
+
+class _ShardFile:
+    """The file of a shard, whose errors name the shard."""
+
+    def __init__(self, file: IO[bytes], path: Path) -> None:
+        self._file, self._path = file, path
+
+    def write(self, data: bytes) -> int:
+        try:
+            return self._file.write(data)
+        except OSError as error:
+            raise _unwritable(self._path, error) from error
+
+    def close(self) -> None:
+        try:
+            self._file.close()
+        except OSError as error:
+            raise _unwritable(self._path, error) from error
+
+
+def _unwritable(path: Path, error: OSError) -> ConfigError:
+    return ConfigError(
+        f"shard {path} cannot be written: {error.strerror or error}. Make room, or choose another folder; no shard was "
+        "put in place."
+    )
 
 
 def _check_pattern(pattern: str) -> None:

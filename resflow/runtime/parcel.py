@@ -1,0 +1,98 @@
+"""A batch on its way from a worker process to the loop: in shared memory where that has room, else through the pipe.
+
+PyTorch puts every tensor into shared memory, in a thread of the worker that drops the batch where that fails: the loop
+then waits for it for ever. Here a tensor that finds no room travels as bytes, and a batch that cannot be sent at all
+becomes an error. Small tensors always travel as bytes, so that they take no file descriptor.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import logging
+import pickle
+import re
+from multiprocessing.reduction import ForkingPickler
+from typing import Any
+
+import torch
+from torch.utils.data import get_worker_info
+
+from resflow.errors import ConfigError
+from resflow.runtime.finish import Failure
+from resflow.runtime.stream import Tagged
+from resflow.runtime.workers import SHARED
+
+_SMALL = 32 * 1024  # bytes of a tensor that shared memory and a file descriptor would not pay for
+_LOG = logging.getLogger("resflow")
+_NAME = re.compile(r"</(torch_\w+)>")
+_told = False  # whether this process said that shared memory has no room
+
+
+class Parcel:
+    """Whatever a worker hands over; where it is unpickled, it is that again.
+
+    Args:
+        content: the batch, or what went wrong.
+    """
+
+    def __init__(self, content: Any) -> None:
+        self.content = content
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return pickle.loads, (_packed(self.content),)
+
+
+def handed_over(content: Any) -> Any:
+    """A collate function for what comes whole; in a worker it is wrapped for its way to the loop."""
+    return content if get_worker_info() is None else Parcel(content)
+
+
+def _packed(content: Any) -> bytes:
+    try:
+        return _pickled(content)
+    except Exception as error:  # noqa: BLE001 - sent to the loop, which raises it
+        failure = Failure(
+            ConfigError(
+                f"a batch cannot be sent from its worker process: {error}. Have the dataset give targets that can be "
+                "pickled, or pass num_workers=0."
+            )
+        )
+        return _pickled(dataclasses.replace(content, payload=failure) if isinstance(content, Tagged) else failure)
+
+
+def _pickled(content: Any) -> bytes:
+    buffer = io.BytesIO()
+    _Pickler(buffer, pickle.HIGHEST_PROTOCOL).dump(content)
+    return buffer.getvalue()
+
+
+class _Pickler(ForkingPickler):
+    """Pickles tensors as PyTorch does between processes, or as bytes."""
+
+    def reducer_override(self, value: Any) -> Any:
+        if not isinstance(value, torch.Tensor) or value.layout != torch.strided or value.device.type != "cpu":
+            return NotImplemented
+        storage = value.untyped_storage()
+        if storage.nbytes() > _SMALL and (storage.is_shared() or _moved(storage)):
+            return NotImplemented
+        return pickle.loads, (pickle.dumps(value, pickle.HIGHEST_PROTOCOL),)
+
+
+def _moved(storage: torch.UntypedStorage) -> bool:
+    """Move a tensor's bytes into shared memory; False where there is no room, or no file descriptor."""
+    global _told
+    try:
+        storage.share_memory_()
+    except (RuntimeError, OSError) as error:
+        for name in _NAME.findall(str(error)):  # made, but too large: PyTorch leaves it
+            (SHARED / name).unlink(missing_ok=True)
+        if not _told:
+            _told = True
+            _LOG.warning(
+                "shared memory has no room for a batch (%s), so batches go through a pipe, which takes longer. Give "
+                "/dev/shm more (docker run --shm-size=2g), or lower num_workers, prefetch_factor or batch_size.",
+                str(error).splitlines()[0],
+            )
+        return False
+    return True
