@@ -1,6 +1,6 @@
 """Coefficients into pixels: inverse cosine transforms of 16 blocks at a time, one block a vector lane.
 
-A block becomes 8x8 pixels, or 4x4, 2x2 or one of the same picture from its lowest frequencies alone.
+A block becomes 8x8 pixels, or 6x6, 4x4, 3x3, 2x2 or one of the same picture from its lowest frequencies alone.
 """
 
 from __future__ import annotations
@@ -15,7 +15,12 @@ LANES = 16
 BLOCK = 65 * LANES
 """Values of a group: 64 coefficients of each block, and a place for those that do not count."""
 
+SIDES = (6, 4, 3, 2, 1)
+"""Pixels a side that a block may become instead of 8."""
+
 _1, _2, _3, _4, _5, _6, _7 = (float32(0.5 * math.cos(k * math.pi / 16)) for k in range(1, 8))
+_15, _30, _45, _60, _75 = (float32(0.5 * math.cos(math.radians(degrees))) for degrees in (15, 30, 45, 60, 75))
+_HALF = float32(0.5)
 
 
 @njit(cache=True, nogil=True)
@@ -43,6 +48,23 @@ def four(x0, x1, x2, x3):
     a, b = (x0 + x2) * _4, (x0 - x2) * _4
     c, d = x1 * _2 + x3 * _6, x1 * _6 - x3 * _2
     return a + c, b + d, b - d, a - c
+
+
+@njit(cache=True, nogil=True)
+def six(x0, x1, x2, x3, x4, x5):
+    """Six samples of the six lowest frequencies."""
+    a = x0 * _45
+    e0, e1, e2 = a + x2 * _30 + x4 * _60, a - x4 * _HALF, a - x2 * _30 + x4 * _60
+    b = (x1 - x3 - x5) * _45
+    o0, o2 = x1 * _15 + x3 * _45 + x5 * _75, x1 * _75 - x3 * _45 + x5 * _15
+    return e0 + o0, e1 + b, e2 + o2, e2 - o2, e1 - b, e0 - o0
+
+
+@njit(cache=True, nogil=True)
+def three(x0, x1, x2):
+    """Three samples of the three lowest frequencies."""
+    a, b = x0 * _45 + x2 * _60, x1 * _30
+    return a + b, x0 * _45 - x2 * _HALF, a - b
 
 
 @njit(cache=True, nogil=True, fastmath=True)
@@ -95,6 +117,40 @@ def inverse_8(x, q, work, out, stride):
 
 
 @njit(cache=True, nogil=True, fastmath=True)
+def inverse_6(x, q, work, out, stride):
+    """A group into 6 rows of 6 pixels a block."""
+    for u in range(6):
+        for b in range(LANES):
+            i = u * LANES + b
+            y = six(
+                float32(x[i]) * q[u],
+                float32(x[i + 8 * LANES]) * q[u + 8],
+                float32(x[i + 16 * LANES]) * q[u + 16],
+                float32(x[i + 24 * LANES]) * q[u + 24],
+                float32(x[i + 32 * LANES]) * q[u + 32],
+                float32(x[i + 40 * LANES]) * q[u + 40],
+            )
+            work[i] = y[0]
+            work[i + 8 * LANES] = y[1]
+            work[i + 16 * LANES] = y[2]
+            work[i + 24 * LANES] = y[3]
+            work[i + 32 * LANES] = y[4]
+            work[i + 40 * LANES] = y[5]
+    for row in range(6):
+        w = work[row * 8 * LANES : row * 8 * LANES + 6 * LANES]
+        line = out[row * stride : row * stride + 6 * LANES]
+        for b in range(LANES):
+            y = six(w[b], w[b + LANES], w[b + 2 * LANES], w[b + 3 * LANES], w[b + 4 * LANES], w[b + 5 * LANES])
+            i = b * 6
+            line[i] = to_byte(y[0])
+            line[i + 1] = to_byte(y[1])
+            line[i + 2] = to_byte(y[2])
+            line[i + 3] = to_byte(y[3])
+            line[i + 4] = to_byte(y[4])
+            line[i + 5] = to_byte(y[5])
+
+
+@njit(cache=True, nogil=True, fastmath=True)
 def inverse_4(x, q, work, out, stride):
     """A group into 4 rows of 4 pixels a block."""
     for u in range(4):
@@ -120,6 +176,29 @@ def inverse_4(x, q, work, out, stride):
             line[i + 1] = to_byte(y[1])
             line[i + 2] = to_byte(y[2])
             line[i + 3] = to_byte(y[3])
+
+
+@njit(cache=True, nogil=True, fastmath=True)
+def inverse_3(x, q, work, out, stride):
+    """A group into 3 rows of 3 pixels a block."""
+    for u in range(3):
+        for b in range(LANES):
+            i = u * LANES + b
+            y = three(
+                float32(x[i]) * q[u], float32(x[i + 8 * LANES]) * q[u + 8], float32(x[i + 16 * LANES]) * q[u + 16]
+            )
+            work[i] = y[0]
+            work[i + 8 * LANES] = y[1]
+            work[i + 16 * LANES] = y[2]
+    for row in range(3):
+        w = work[row * 8 * LANES : row * 8 * LANES + 3 * LANES]
+        line = out[row * stride : row * stride + 3 * LANES]
+        for b in range(LANES):
+            y = three(w[b], w[b + LANES], w[b + 2 * LANES])
+            i = b * 3
+            line[i] = to_byte(y[0])
+            line[i + 1] = to_byte(y[1])
+            line[i + 2] = to_byte(y[2])
 
 
 @njit(cache=True, nogil=True, fastmath=True)
@@ -150,13 +229,17 @@ def inverse(coefficients, source, scale, table, work, planes, target, stride, si
         planes: uint8, filled.
         target: where the group's left top pixel is in it.
         stride: bytes of a row of pixels.
-        side: pixels of a block's side: 1, 2, 4 or 8.
+        side: pixels of a block's side: 8 or one of `SIDES`.
     """
     x, q, out = coefficients[source : source + BLOCK], scale[table : table + 64], planes[target:]
     if side == 8:
         inverse_8(x, q, work, out, stride)
+    elif side == 6:
+        inverse_6(x, q, work, out, stride)
     elif side == 4:
         inverse_4(x, q, work, out, stride)
+    elif side == 3:
+        inverse_3(x, q, work, out, stride)
     elif side == 2:
         inverse_2(x, q, out, stride)
     else:

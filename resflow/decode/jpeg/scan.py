@@ -114,7 +114,7 @@ def read_scan(data, info, quant, counts, symbols, window, sides, planes, starts,
         counts: uint8 [4 * 16], of the Huffman codes.
         symbols: uint8 [4 * 256], of the Huffman codes.
         window: int64 [4], left, top, right, bottom of the units (MCU) that are wanted.
-        sides: int64 [3], pixels a block's side becomes, of each component: 1, 2, 4 or 8.
+        sides: int64 [3], pixels a block's side becomes, of each component: 8 or one of `SIDES`.
         planes: uint8 [n], filled with the components' pixels under the window, one component after another.
         starts: int64 [3], where each component starts in it.
         strides: int64 [3], bytes of a row of each component: a multiple of `LANES` blocks.

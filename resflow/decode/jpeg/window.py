@@ -6,7 +6,7 @@ import numpy as np
 from numba import njit
 from numpy import float32, int32, uint8, uintp
 
-from resflow.decode.jpeg.inverse import LANES
+from resflow.decode.jpeg.inverse import LANES, SIDES
 from resflow.decode.jpeg.scan import read_scan
 from resflow.decode.jpeg.segments import ACROSS, COMPONENTS, DOWN, HEIGHT, INFO, WIDTH, read_segments
 from resflow.decode.kernels import triangle_weights
@@ -211,11 +211,11 @@ def decode_window(data, out, box, start_x, start_y, step_x, step_y, width, heigh
 
     components = info[COMPONENTS]
     side = 8
-    for smaller in (4, 2, 1):
+    for smaller in SIDES:
         if min(abs(step_x), abs(step_y)) * smaller / 8 >= oversample:
             side = smaller
     sides, strides, starts = np.zeros(3, np.int64), np.zeros(3, np.int64), np.zeros(4, np.int64)
-    double = components == 3 and info[ACROSS] == 2 and info[DOWN] == 2 and side < 8
+    double = components == 3 and info[ACROSS] == 2 and info[DOWN] == 2 and side <= 4
     sides[0] = side
     sides[1:] = 2 * side if double else side  # colour that was stored at half the size needs no second halving
 
