@@ -28,6 +28,44 @@ class Grid(NamedTuple):
 FULL_SIZE = Grid()
 
 
+def canvas(out: npt.NDArray[np.uint8], where: Placement, position: int) -> npt.NDArray[np.uint8]:
+    """What an image's resized pixels are written to: its output, or an intermediate of the size that its warp needs.
+
+    Args:
+        out: uint8 [H, W, 3], the image's output.
+        where: the batch's placement.
+        position: the image's place in the batch.
+
+    Returns:
+        uint8 [h, w, 3]; `out` itself where the image is not turned.
+    """
+    box = where.box[position]
+    return np.empty((int(box[3]), int(box[2]), 3), dtype=np.uint8) if where.turned[position] else out
+
+
+def finish(
+    resized: npt.NDArray[np.uint8],
+    out: npt.NDArray[np.uint8],
+    where: Placement,
+    position: int,
+    size: tuple[int, int],
+    fill: npt.NDArray[np.uint8],
+) -> None:
+    """Warp a turned image out of its canvas; nothing where it is not turned.
+
+    Args:
+        resized: the `canvas`, written.
+        out: uint8 [H, W, 3], contiguous, written everywhere.
+        where: the batch's placement.
+        position: the image's place in the batch.
+        size: width and height of the upright source, in source pixels.
+        fill: uint8 [3], colour of padding pixels.
+    """
+    if where.turned[position]:
+        inverse, scale, origin = where.inverse[position], where.scale[position], where.origin[position]
+        warp(resized, out, inverse, *size, scale, origin, fill)
+
+
 def place(
     pixels: npt.NDArray[np.uint8],
     out: npt.NDArray[np.uint8],
@@ -48,22 +86,8 @@ def place(
         fill: uint8 [3], colour of padding pixels.
         grid: how `pixels` lie on the source.
     """
-    factor = grid.factor
-    step_x, step_y = (where.step[position] * factor).tolist()
-    start_x, start_y = (where.start[position] * factor).tolist()
-    box = where.box[position]
-    turned = bool(where.turned[position])
-    target = np.empty((int(box[3]), int(box[2]), 3), dtype=np.uint8) if turned else out
-    resize(pixels, target, box, start_x + grid.shift_x, start_y + grid.shift_y, step_x, step_y, fill)
-    if turned:
-        width, height = size
-        warp(
-            target,
-            out,
-            where.inverse[position],
-            width,
-            height,
-            where.scale[position],
-            where.origin[position],
-            fill,
-        )
+    step_x, step_y = (where.step[position] * grid.factor).tolist()
+    start_x, start_y = (where.start[position] * grid.factor).tolist()
+    target = canvas(out, where, position)
+    resize(pixels, target, where.box[position], start_x + grid.shift_x, start_y + grid.shift_y, step_x, step_y, fill)
+    finish(target, out, where, position, size, fill)

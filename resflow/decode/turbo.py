@@ -14,7 +14,7 @@ from resflow.decode.base import Encoded, Fill, Pixels, check_pixels, checked_hea
 from resflow.decode.jpeg import decode_window
 from resflow.decode.kernels import fill_outside
 from resflow.decode.pillow import decode_checked
-from resflow.decode.place import FULL_SIZE, Grid, place
+from resflow.decode.place import FULL_SIZE, Grid, canvas, finish, place
 from resflow.decode.placement import Placement, placement
 from resflow.geometry.affine import Geometry
 from resflow.headers import ImageHeader
@@ -93,17 +93,19 @@ class TurboDecoder:
     ) -> bool:
         """Decode no more of a JPEG than is shown, where it is of the kind that most are; whether that was done."""
         box = where.box[position]
-        if where.turned[position] or box[0] >= box[2] or box[1] >= box[3]:
+        if box[0] >= box[2] or box[1] >= box[3]:
             return False
         data = np.frombuffer(encoded, np.uint8)
         data.flags.writeable = False  # the one type that the kernel is compiled for
         (start_x, start_y), (step_x, step_y) = where.start[position].tolist(), where.step[position].tolist()
         height, width = size
+        target = canvas(out, where, position)
         if not decode_window(
-            data, out, box, start_x, start_y, step_x, step_y, width, height, header.orientation, self._oversample
+            data, target, box, start_x, start_y, step_x, step_y, width, height, header.orientation, self._oversample
         ):
             return False
-        fill_outside(out, box, self._fill)
+        fill_outside(target, box, self._fill)
+        finish(target, out, where, position, (width, height), self._fill)
         return True
 
     def _read(
