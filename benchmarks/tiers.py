@@ -1,4 +1,4 @@
-"""What tiers cost and bring: `python benchmarks/tiers.py [FOLDER] [--rounds N] [--workers 0,2]`.
+"""What tiers cost and bring: `python benchmarks/tiers.py [FOLDER] [--rounds N] [--workers 0,2] [--calibrate]`.
 
 FOLDER holds images whose names begin with their class (imagenet500 in RESFLOW_TEST_DATA by default). They are written
 into shards with tiers 96, 160, 192, 256 and 288 in a temporary folder. Printed are, as Markdown:
@@ -10,6 +10,9 @@ into shards with tiers 96, 160, 192, 256 and 288 in a temporary folder. Printed 
   mean squared error over all images, the worst image's error);
 - images a second with tiers over those without, median of rounds that alternate within one process, after one epoch
   each that is not counted.
+
+With `--calibrate`, instead: the processor time of an image over sizes, views and tiers, and the `DecodeCost` that
+explains it best, from which `resflow plan --tiers auto` predicts; and the bytes it predicts beside those written.
 """
 
 from __future__ import annotations
@@ -24,8 +27,11 @@ from typing import Any
 
 import numpy as np
 import simplejpeg
+from scipy.optimize import nnls
 
 import resflow as rf
+from resflow.plan.propose import DecodeCost, predict_tiers, tier_bytes
+from resflow.runtime.draws import draw_windows
 from resflow.sources import ShardSource, build_index, index_path, labelled_files, write_index, write_shards
 from resflow.sources.tier_writer import make_tiers
 
@@ -40,10 +46,18 @@ SETS: dict[str, dict[str, Any]] = {
 }
 
 
+def pipeline(settings: dict[str, Any], quality: float | None) -> rf.Pipeline:
+    return rf.Pipeline(buckets=1, normalize=None, tier_quality=quality, **settings)
+
+
 def loader(pattern: str, settings: dict[str, Any], quality: float | None, workers: int) -> Any:
-    pipeline = rf.Pipeline(buckets=1, normalize=None, tier_quality=quality, **settings)
     return rf.DataLoader(
-        pattern, batch_size=64, shuffle=True, num_workers=workers, pipeline=pipeline, persistent_workers=workers > 0
+        pattern,
+        batch_size=64,
+        shuffle=True,
+        num_workers=workers,
+        pipeline=pipeline(settings, quality),
+        persistent_workers=workers > 0,
     )
 
 
@@ -135,6 +149,59 @@ def speed_table(pattern: str, workers: list[int], rounds: int) -> None:
             print(f"| {name} | {number} | {slow:,.0f} | {fast:,.0f} | {ratio:.1f} x |")
 
 
+def calibrate(pattern: str, rounds: int) -> None:
+    """Fit `DecodeCost`, by non-negative least squares of relative errors, to epochs of one process without workers."""
+    source = ShardSource(pattern)
+    tiers = source.open_tiers()
+    assert tiers is not None
+    size, lengths = np.asarray(source.shard_index.index.size), np.asarray(source.shard_index.image_length)
+    print("| tier | bytes predicted, of the originals | of those written |\n|---|---|---|")
+    for number, side in enumerate(tiers.sides):
+        found = tier_bytes(size, lengths, side)
+        predicted = found[np.isfinite(found)].sum()
+        members = source.read_tiers(
+            ids := np.flatnonzero(tiers.present(np.arange(len(source)))[number]),
+            np.full(len(ids), number),
+            members=False,
+        )
+        print(f"| {side} | {predicted / lengths.sum():.1%} | {predicted / sum(len(m.image) for m in members):.3f} |")
+    rows, measured, names = [], [], []
+    crop = [rf.views.RandomResizedCrop(scale=(0.25, 1.0)), rf.views.HorizontalFlip()]
+    for side, views in [
+        (96, crop),
+        (128, crop),
+        (192, crop),
+        (224, crop),
+        (320, crop),
+        (128, []),
+        (160, []),
+        (224, []),
+    ]:
+        settings = {"resolution": side, "stride": side, "views": views, "fit": rf.Fit.stretch()}
+        for quality in (None, 1.0, 2.0):
+            under_test = loader(pattern, settings, quality, 0)
+            spent = []
+            for turn in range(rounds + 1):
+                under_test.set_epoch(0)
+                start = time.process_time()
+                seen = sum(len(batch) for batch in under_test)
+                spent.append((time.process_time() - start) / seen * 1e3 if turn else float("inf"))
+            draws = draw_windows(pipeline(settings, quality), under_test.buckets, size, epochs=1)
+            sides = () if quality is None else tiers.sides
+            units = (DecodeCost(*unit) for unit in np.eye(4).tolist())
+            rows.append(
+                [predict_tiers(size, lengths, draws, sides, quality=quality or 1.0, cost=u).milliseconds for u in units]
+            )
+            measured.append(min(spent))
+            names.append(f"{side} {'crop' if views else 'whole'}, tier_quality {quality}")
+    work, spent = np.array(rows), np.array(measured)
+    found, _ = nnls(work / spent[:, None], np.ones(len(spent)))
+    print("\n| set | ms measured | predicted |\n|---|---|---|")
+    for name, one, ms in zip(names, work @ found, spent, strict=True):
+        print(f"| {name} | {ms:.3f} | {one:.3f} |")
+    print("\nDecodeCost(" + ", ".join(f"{value:.4g}" for value in found) + ")")
+
+
 def main() -> None:
     root = Path(os.environ.get("RESFLOW_TEST_DATA", Path(__file__).parents[2] / "shared" / "data"))
     parser = argparse.ArgumentParser()
@@ -142,6 +209,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--workers", default="0,2")
     parser.add_argument("--repeats", type=int, default=4, help="times the images are written, to make epochs longer")
+    parser.add_argument("--calibrate", action="store_true", help="fit the cost that `resflow plan` predicts with")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         images = list(labelled_files(options.folder, r"^(n\d+|[^_]+)"))
@@ -155,6 +223,9 @@ def main() -> None:
         print(
             f"{report.samples} images, {report.original_bytes / 1e6:.1f} MB; all tiers in {seconds:.0f} s, 1 process\n"
         )
+        if options.calibrate:
+            calibrate(pattern, options.rounds)
+            return
         tier_table(pattern, options.rounds)
         error_table(pattern)
         speed_table(pattern, [int(number) for number in options.workers.split(",")], options.rounds)
