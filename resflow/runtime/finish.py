@@ -15,6 +15,7 @@ from resflow.errors import ResflowError, TargetError
 from resflow.pipeline import Pipeline
 from resflow.runtime.blank import blanked
 from resflow.runtime.labels import PixelClasses
+from resflow.runtime.stats import Stopwatch
 from resflow.targets import Instances, hand_out
 
 
@@ -36,6 +37,7 @@ class Finish:
 
     pipeline: Pipeline
     collate: Callable[[Batch], Any] | None = None
+    spent: Stopwatch = dataclasses.field(init=False, repr=False, compare=False, default_factory=Stopwatch)
     _augment: Any = dataclasses.field(init=False, repr=False, compare=False, default=None)
 
     def __post_init__(self) -> None:
@@ -61,7 +63,8 @@ class Finish:
             raise batch.error
         pipeline = self.pipeline
         if torch.device(pipeline.device).type != "cpu" and get_worker_info() is None:
-            batch = batch.to(pipeline.device, non_blocking=True)
+            with self.spent.on("copy"):
+                batch = batch.to(pipeline.device, non_blocking=True)
         batch = self._augmented(batch)
         if batch.skipped and pipeline.augment:
             batch = blanked(batch, pipeline)

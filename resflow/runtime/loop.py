@@ -8,6 +8,7 @@ from typing import Any
 
 from resflow.batch import Batch
 from resflow.errors import ResflowError
+from resflow.runtime.stats import Meter
 from resflow.runtime.trainers import TrackedLoop
 from resflow.runtime.workers import READ_ERRORS, WorkerWatch
 
@@ -21,13 +22,14 @@ class Loop(Iterator[Any]):
         loader: the loader; its `collate_fn` finishes a batch.
         batches: the pass, uint8.
         steps: how many batches the pass has, where that is known.
+        meter: takes the pass's times.
         watch: the watch over the worker processes, if there are any.
     """
 
     def __init__(
-        self, loader: Any, batches: Iterator[Batch], steps: int | None, watch: WorkerWatch | None = None
+        self, loader: Any, batches: Iterator[Batch], steps: int | None, meter: Meter, watch: WorkerWatch | None = None
     ) -> None:
-        self._loader, self._left = loader, steps
+        self._loader, self._left, self._meter = loader, steps, meter
         self._batches: Iterator[Batch] | None = batches
         self._error: ResflowError | None = None
         self._epoch: int | None = loader.epoch  # None once a batch was asked for
@@ -47,7 +49,11 @@ class Loop(Iterator[Any]):
         if self._batches is None:
             raise StopIteration
         try:
-            batch = self._loader.collate_fn(self._next(self._batches))
+            self._meter.asked()
+            made = self._next(self._batches)
+            self._meter.got(made)
+            batch = self._loader.collate_fn(made)
+            self._meter.finished(self._loader.collate_fn)
         except StopIteration:
             self.close()
             raise
@@ -71,11 +77,13 @@ class Loop(Iterator[Any]):
         if self._watch is not None:
             self._watch.close()
         self._batches = None
+        self._meter.end()
         self._tracked.close()
 
     def __del__(self) -> None:
         tracked = getattr(self, "_tracked", None)
         if tracked is not None:
+            self._meter.end()
             tracked.close()
 
     def _next(self, batches: Iterator[Batch]) -> Batch:

@@ -19,6 +19,7 @@ from resflow.plan import PlannedBatch
 from resflow.plan.buckets import Sizes
 from resflow.plan.tiers import on_tier
 from resflow.runtime.labels import batch_targets
+from resflow.runtime.stats import Stopwatch
 from resflow.sources import Sample
 
 
@@ -78,6 +79,7 @@ class BatchMaker:
         samples: Sequence[Sample],
         targets: Sequence[object],
         stored: Sizes | None = None,
+        spent: Stopwatch | None = None,
     ) -> Batch:
         """Decode one batch.
 
@@ -88,6 +90,7 @@ class BatchMaker:
             targets: B targets, as `labels.sample_target` gives them.
             stored: int32 [B, 2], height and width of the images that the samples bring, where some come out of tiers;
                 the batch tells the geometry of the originals all the same.
+            spent: takes the time of decoding and of placing targets.
 
         Returns:
             The batch, uint8, on the engine's device.
@@ -100,8 +103,11 @@ class BatchMaker:
         if stored is not None:
             matrix = on_tier(geometry.matrix, geometry.source_size, stored)
             decoded = Geometry(matrix, stored, geometry.output_size)
-        images = self._decoded([sample.image for sample in samples], decoded)
-        found = batch_targets(targets, samples, geometry, self.pipeline.targets)
+        spent = spent or Stopwatch()
+        with spent.on("decode"):
+            images = self._decoded([sample.image for sample in samples], decoded)
+        with spent.on("place"):
+            found = batch_targets(targets, samples, geometry, self.pipeline.targets)
         return described(images, found, planned, geometry, samples)
 
     def close(self) -> None:

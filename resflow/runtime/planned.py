@@ -26,6 +26,7 @@ from resflow.runtime.finish import Failure
 from resflow.runtime.labels import sample_target, without_samples
 from resflow.runtime.maker import BatchMaker
 from resflow.runtime.skip import Faults, is_of_sample, make_sound
+from resflow.runtime.stats import Stopwatch, batch_cost
 from resflow.skip import Skip
 from resflow.sources import Sample, Source
 from resflow.sources.base import NO_TARGET, TieredSource
@@ -101,6 +102,7 @@ class ReadBatch:
         geometry: how their originals are placed.
         stored: int32 [B, 2], the size of each image as it was read, in pixels, where some come out of tiers.
         faults: what is wrong with samples that could not be read, by their place.
+        spent: what it has taken so far.
     """
 
     planned: PlannedBatch
@@ -108,6 +110,7 @@ class ReadBatch:
     geometry: Geometry
     stored: Sizes | None = None
     faults: Faults = field(default_factory=dict)
+    spent: Stopwatch = field(default_factory=Stopwatch)
 
 
 class PlannedDataset(Dataset[Batch]):
@@ -191,19 +194,23 @@ class PlannedDataset(Dataset[Batch]):
         batch = self._of_sound(read, faults)
         if not len(batch):  # a rank without a part in the short batch: no targets, of the kind that the others have
             batch = replace(batch, targets=without_samples(self._example(read.planned)))
-        if not self._skips:
-            return batch
-        return with_blanks(batch, read.planned, read.geometry, read.samples, faults, self.pipeline, offset=self._offset)
+        if self._skips:
+            batch = with_blanks(
+                batch, read.planned, read.geometry, read.samples, faults, self.pipeline, offset=self._offset
+            )
+        return replace(batch, cost=batch_cost(read.spent, read.samples, read.geometry))
 
     def _of_sound(self, read: ReadBatch, faults: Faults) -> Batch:
         """The batch of the samples that are sound; those that are not join the faults."""
-        samples, targets = read.samples, self._targets(read.samples, faults)
+        samples = read.samples
+        with read.spent.on("place"):
+            targets = self._targets(samples, faults)
 
         def make(places: list[int]) -> Batch:
             part = read if len(places) == len(samples) else _part(read, places)
             try:
                 wanted = [targets[place] for place in places]
-                return self._maker.make(part.planned, part.geometry, part.samples, wanted, part.stored)
+                return self._maker.make(part.planned, part.geometry, part.samples, wanted, part.stored, read.spent)
             except DecodeError as error:
                 raise _of_tier(error, part.geometry, part.stored) from error
 
@@ -237,24 +244,30 @@ class PlannedDataset(Dataset[Batch]):
 
     def _read(self, planned: PlannedBatch) -> ReadBatch:
         """Samples as they are, and how they are placed."""
-        ids, size = planned.sample_ids, self._size(planned)
-        samples, faults = self._sound(ids, lambda part: self.source.read(ids[part]))
+        ids, size, spent = planned.sample_ids, self._size(planned), Stopwatch()
+        with spent.on("read"):
+            samples, faults = self._sound(ids, lambda part: self.source.read(ids[part]))
         for position, sample in enumerate(samples):
             if isinstance(sample.image, np.ndarray):  # a dataset may change sizes at random; the pixels count
                 size[position] = sample.image.shape[:2]
-        return ReadBatch(planned, samples, self._maker.place(planned, size), None, faults)
+        with spent.on("place"):
+            geometry = self._maker.place(planned, size)
+        return ReadBatch(planned, samples, geometry, None, faults, spent)
 
     def _read_tiers(self, planned: PlannedBatch, source: TieredSource, tiers: Tiers, quality: float) -> ReadBatch:
         """Samples with their images at the size that suffices, how the originals are placed, and the images' sizes."""
-        geometry, ids = self.place(planned), planned.sample_ids
-        size = geometry.source_size
-        tier = choose_tiers(geometry.matrix, size, tiers.sides, tiers.present(ids), quality)
-        stored = size.copy()
-        for number, side in enumerate(tiers.sides):
-            stored[tier == number] = tier_size(size[tier == number], side)
+        spent, ids = Stopwatch(), planned.sample_ids
+        with spent.on("place"):
+            geometry = self.place(planned)
+            size = geometry.source_size
+            tier = choose_tiers(geometry.matrix, size, tiers.sides, tiers.present(ids), quality)
+            stored = size.copy()
+            for number, side in enumerate(tiers.sides):
+                stored[tier == number] = tier_size(size[tier == number], side)
         members = self.pipeline.targets is not None
-        samples, faults = self._sound(ids, lambda part: source.read_tiers(ids[part], tier[part], members=members))
-        return ReadBatch(planned, samples, geometry, stored, faults)
+        with spent.on("read"):
+            samples, faults = self._sound(ids, lambda part: source.read_tiers(ids[part], tier[part], members=members))
+        return ReadBatch(planned, samples, geometry, stored, faults, spent)
 
     def _sound(self, ids: npt.NDArray[np.int64], read: Callable[[slice], list[Sample]]) -> tuple[list[Sample], Faults]:
         """Samples, read one by one where some are to be skipped; those stand as samples without an image."""

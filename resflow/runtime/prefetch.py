@@ -70,6 +70,11 @@ class Prefetcher(Generic[Request, Result]):
             raise result.error
         return result  # type: ignore[return-value]
 
+    @property
+    def depth(self) -> int:
+        """Results that wait."""
+        return self._results.qsize()
+
     def close(self) -> None:
         """End the thread and drop what waits; harmless when repeated."""
         self._finalizer()
@@ -100,6 +105,11 @@ class OnStream(Generic[Request, Result], Iterator[Result]):
         stream.wait_event(ready)
         handed: Result = map_tensors(result, functools.partial(_used_on, stream))
         return handed
+
+    @property
+    def depth(self) -> int:
+        """Results that wait."""
+        return self._ahead.depth
 
     def close(self) -> None:
         """End the thread and drop what waits; harmless when repeated."""

@@ -80,7 +80,7 @@ class PlannedRun:
     ) -> None:
         if not isinstance(batch_size, PixelBudget) and (type(batch_size) is not int or batch_size < 1):
             raise ConfigError(f"batch_size must be a whole number above 0, or a PixelBudget; got {batch_size!r}")
-        self.pipeline, self._prefetch = pipeline, prefetch
+        self.pipeline, self.prefetch = pipeline, prefetch
         self._seed, self._shuffle, self._world = seed, shuffle, world
         self.buckets = _buckets(pipeline, source)
         self._mixture = source.mixture if isinstance(source, Mix) else None
@@ -243,8 +243,8 @@ class PlannedRun:
 
     def prefetched(self) -> Iterator[Batch | Failure]:
         """The batches of a pass, made ahead by two threads of this process: one reads, the other decodes."""
-        read = Prefetcher(self.sampler, self.dataset.read, self._prefetch)
-        return prefetched(read, self.dataset.make, self._prefetch, torch.device(self.pipeline.device))
+        read = Prefetcher(self.sampler, self.dataset.read, self.prefetch)
+        return prefetched(read, self.dataset.make, self.prefetch, torch.device(self.pipeline.device))
 
     @property
     def _own(self) -> Callable[[Skipped], bool]:

@@ -27,6 +27,7 @@ from resflow.runtime.finish import Failure
 from resflow.runtime.labels import batch_targets, sample_target, without_content, without_samples
 from resflow.runtime.maker import BatchMaker
 from resflow.runtime.skip import Faults, is_of_sample, make_sound, skipped
+from resflow.runtime.stats import Stopwatch, batch_cost
 from resflow.skip import Skip, Skipped
 from resflow.sources.base import NO_TARGET, Sample
 from resflow.sources.groups import IMAGE_EXTENSIONS
@@ -70,6 +71,7 @@ class Request:
     planned: PlannedBatch
     rows: list[_Row]
     dropped: tuple[Skipped, ...]
+    spent: Stopwatch
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -143,9 +145,10 @@ class BucketedStream(torch.utils.data.IterableDataset[Tagged]):
         epoch, skip, expected = place[0], place[1 + worker], place[1 + count + worker]
         number = digest = 0
         dropped: list[Skipped] = []
+        spent = Stopwatch()
         reach = -1
         try:
-            for planned, rows in self._planned(epoch, worker, workers, dropped):
+            for planned, rows in self._planned(epoch, worker, workers, dropped, spent):
                 digest = _chained(digest, planned, rows)
                 # When a batch comes out depends on whether buckets were known; what is in it does not.
                 reach = max(reach, int(planned.sample_ids.max()))
@@ -153,7 +156,7 @@ class BucketedStream(torch.utils.data.IterableDataset[Tagged]):
                 dropped[:] = [one for one in dropped if one.sample_id > reach]
                 number += 1
                 if number > skip:
-                    yield Request(worker, number - 1, digest, planned, rows, left_out)
+                    yield Request(worker, number - 1, digest, planned, rows, left_out, Stopwatch(spent.take()))
                 elif number == skip and digest != expected:
                     raise self._changed(f"its first {skip} batch(es) hold other samples", worker)
             if number < skip:
@@ -215,31 +218,34 @@ class BucketedStream(torch.utils.data.IterableDataset[Tagged]):
         """The batch of samples, with blank places for those that cannot be decoded."""
         planned, maker = request.planned, self._maker
         size = np.array([row[1:] for row in request.rows], dtype=np.int32)
-        geometry = maker.place(planned, size)
+        spent = request.spent
+        with spent.on("place"):
+            geometry = maker.place(planned, size)
         faults: Faults = {}
 
         def make(places: list[int]) -> Batch:
             if len(places) == len(samples):
-                return maker.make(planned, geometry, samples, [sample.target for sample in samples])
+                return maker.make(planned, geometry, samples, [sample.target for sample in samples], spent=spent)
             part = replace(planned, sample_ids=planned.sample_ids[places])
             some = Geometry(geometry.matrix[places], size[places], geometry.output_size)
             wanted = [samples[place] for place in places]
-            return maker.make(part, some, wanted, [sample.target for sample in wanted])
+            return maker.make(part, some, wanted, [sample.target for sample in wanted], spent=spent)
 
         batch = make_sound(make, len(samples), faults, skips=self._skips)
+        cost = batch_cost(spent, samples, geometry)
         if not self._skips:
-            return batch
+            return replace(batch, cost=cost)
         if not len(batch):
             empty = [without_content(sample.target, row[1:]) for sample, row in zip(samples, request.rows, strict=True)]
             found = batch_targets(empty, samples, geometry, self.pipeline.targets)
             batch = replace(batch, targets=without_samples(found))
         whole = with_blanks(batch, planned, geometry, samples, faults, self.pipeline)
-        return replace(whole, skipped=tuple(replace(one, step=request.number) for one in whole.skipped))
+        return replace(whole, cost=cost, skipped=tuple(replace(one, step=request.number) for one in whole.skipped))
 
     def _planned(
-        self, epoch: int, worker: int, workers: int, dropped: list[Skipped]
+        self, epoch: int, worker: int, workers: int, dropped: list[Skipped], spent: Stopwatch
     ) -> Iterator[tuple[PlannedBatch, list[_Row]]]:
-        """Batches as they fill up, with their samples; what is left out is added to `dropped`."""
+        """Batches as they fill up, with their samples; what is left out is added to `dropped`, time to `spent`."""
         world = self.settings.world
         streams, this = world.size * workers, world.rank * workers + worker
         bucketer = self.bucketer(epoch, workers)
@@ -250,9 +256,10 @@ class BucketedStream(torch.utils.data.IterableDataset[Tagged]):
                 yield planned, [waiting.pop(number) for number in planned.sample_ids.tolist()]
 
         tell_epoch(self.stream, epoch)
-        for position, item in enumerate(self.stream):
+        for position, item in enumerate(spent.over("read", self.stream)):
             number = position * streams + this
-            row = self._read(item, position, number)
+            with spent.on("read"):
+                row = self._read(item, position, number)
             if isinstance(row, Skipped):
                 dropped.append(row)
                 continue

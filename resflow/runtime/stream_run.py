@@ -83,7 +83,7 @@ class StreamRun:
     ) -> None:
         if not isinstance(batch_size, PixelBudget) and (type(batch_size) is not int or batch_size < 1):
             raise ConfigError(f"batch_size must be a whole number above 0, or a PixelBudget; got {batch_size!r}")
-        self.pipeline, self._prefetch = pipeline, prefetch
+        self.pipeline, self.prefetch = pipeline, prefetch
         self.batch_size, self.drop_last = batch_size, drop_last
         on_gpu = torch.device(pipeline.device).type == "cuda"
         engine = pipeline.engine if pipeline.engine != "auto" else ("dali" if on_gpu else "turbo")
@@ -270,8 +270,8 @@ class StreamRun:
 
     def prefetched(self) -> Iterator[Tagged]:
         """The batches of a pass, made ahead by two threads of this process: one reads, the other decodes."""
-        read = Prefetcher(self.dataset.requests(), lambda request: request, self._prefetch)
-        return prefetched(read, self.dataset.make, self._prefetch, torch.device(self.pipeline.device))
+        read = Prefetcher(self.dataset.requests(), lambda request: request, self.prefetch)
+        return prefetched(read, self.dataset.make, self.prefetch, torch.device(self.pipeline.device))
 
     def _cursor(self) -> Cursor:
         settings, stream = self._settings, self.dataset.stream

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import errno
 import os
 import pickle
@@ -18,7 +19,6 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, NoReturn
 
-import torch.utils.data
 from torch._C import _remove_worker_pids
 
 from resflow.errors import WorkerError
@@ -31,6 +31,8 @@ READ_ERRORS = (RuntimeError, OSError, EOFError, ValueError, pickle.UnpicklingErr
 """What reading from workers raises once one of them has died."""
 SHARED = Path("/dev/shm")
 """Where Linux keeps shared memory."""
+_ending = threading.Event()  # this program ends; set before multiprocessing waits for the workers' ends
+atexit.register(_ending.set)
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,7 +201,7 @@ def _watch(seen: _Seen, iterator_ref: weakref.ref[Any], loader_ref: weakref.ref[
     while running and not seen.death.is_set():
         ended = [running.pop(int(sentinel)) for sentinel in connection.wait(list(running), _EVERY)]  # type: ignore[arg-type]
         iterator, loader = iterator_ref(), loader_ref()
-        if iterator is None or iterator._shutdown or torch.utils.data._utils.python_exit_status:
+        if iterator is None or iterator._shutdown or _ending.is_set():
             for number in running.values():
                 if _is_stopped(seen.workers[number].pid):
                     seen.workers[number].kill()
