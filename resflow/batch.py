@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass, replace
-from typing import Any, TypeAlias
+from dataclasses import dataclass, field, fields, is_dataclass, replace
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import torch
@@ -16,6 +16,26 @@ from resflow.targets import KeypointPairs, invert_boxes, invert_keypoints, inver
 
 Ragged: TypeAlias = Sequence[torch.Tensor] | torch.Tensor
 """One tensor for each image, or one over all whose first axis is the image."""
+
+
+class Cost(NamedTuple):
+    """What a batch cost where it was made: `DataLoader.stats` adds these up.
+
+    Args:
+        read: seconds in which its samples were read.
+        place: seconds in which its geometry was drawn and its targets were moved.
+        decode: seconds in which its images were decoded and resized.
+        bytes_read: encoded bytes.
+        shown: pixels of the batch that show an image.
+        cropped: share of each image's area that is not shown, added up.
+    """
+
+    read: float
+    place: float
+    decode: float
+    bytes_read: int
+    shown: int
+    cropped: float
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -38,6 +58,7 @@ class Batch:
         present: bool [B], False where a bad sample left a blank place (docs/skip.md): with `on_error=Skip(...)`, else
             None.
         skipped: the bad samples of those places, in order.
+        cost: what it took to make the batch.
     """
 
     images: torch.Tensor
@@ -53,6 +74,7 @@ class Batch:
     keypoint_pairs: KeypointPairs = ()
     present: torch.Tensor | None = None
     skipped: tuple[Skipped, ...] = ()
+    cost: Cost | None = field(default=None, repr=False)
 
     def __iter__(self) -> Iterator[Any]:
         return iter((self.images, self.targets))

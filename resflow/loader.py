@@ -16,10 +16,12 @@ from resflow.pipeline import Pipeline
 from resflow.plan import Buckets, EpochPlan, PixelBudget, World
 from resflow.runtime.finish import Finish
 from resflow.runtime.loop import Loop
+from resflow.runtime.meter import Meter, ready_batches
 from resflow.runtime.opening import open_run
 from resflow.runtime.parcel import handed_over
 from resflow.runtime.plain import PlainPlace, Skipping, plain_pass
 from resflow.runtime.run import PlannedRun
+from resflow.runtime.stats import Stats
 from resflow.runtime.stream_run import StreamRun
 from resflow.runtime.workers import READ_ERRORS, WorkerInit, watch_workers
 from resflow.skip import Skipped
@@ -88,6 +90,7 @@ class DataLoader(torch.utils.data.DataLoader[T_co], Generic[T_co]):
     """Bad samples that this rank skipped in the pass under way, or else the last (`Pipeline(on_error=Skip(...))`)."""
 
     _resflow_run: PlannedRun | StreamRun | None = None
+    _meter: Meter | None = None
     _plain_place: PlainPlace | None = None
     _skipping: Skipping | None = None
 
@@ -197,8 +200,13 @@ class DataLoader(torch.utils.data.DataLoader[T_co], Generic[T_co]):
         if run.begin(**start):
             self._iterator = None  # what its workers were told does not hold any more
         steps, self.remainder = run.steps_left(), run.remainder()
+        threads = 2 if run.in_this_process else 0
+        ahead = run.prefetch if threads else self.num_workers * (self.prefetch_factor or _PREFETCH)
+        meter = self._meter = Meter(run.epoch, workers=self.num_workers, threads=threads, queue_size=ahead)
         if run.in_this_process:
-            return Loop(self, run.walk(run.prefetched()), steps)
+            made: Any = run.prefetched()
+            meter.depth = ready_batches(made)
+            return Loop(self, run.walk(made), steps, meter)
         if self.num_workers:
             # Workers inherit, or find compiled, what this process has loaded.
             importlib.import_module(f"resflow.decode.{run.engine}")
@@ -224,7 +232,8 @@ class DataLoader(torch.utils.data.DataLoader[T_co], Generic[T_co]):
             ) from error
         finally:
             self.collate_fn = finish
-        return Loop(self, run.walk(batches), steps, watch_workers(batches, self))
+        meter.depth = ready_batches(batches)
+        return Loop(self, run.walk(batches), steps, meter, watch_workers(batches, self))
 
     def __len__(self) -> int:
         if isinstance(self._resflow_run, StreamRun):
@@ -326,6 +335,24 @@ class DataLoader(torch.utils.data.DataLoader[T_co], Generic[T_co]):
             (size.limit(shape) if isinstance(size, PixelBudget) else int(size or 1), 3, *shape)
             for shape in run.pipeline.shapes(run.buckets)
         )
+
+    def stats(self) -> Stats:
+        """Where the pass under way, or else the last one, has spent its time; `print` it for a table with advice.
+
+        Returns:
+            Seconds and images a second by stage, depth of the queue, padded and cropped share, bytes read, and one
+            sentence of advice. `Stats.write(writer, step)` hands them to TensorBoard (docs/stats.md).
+
+        Raises:
+            ConfigError: a loader without a pipeline, or before its first pass.
+        """
+        if self._meter is None:
+            before = "has begun no pass" if self._resflow_run is not None else "has no pipeline"
+            raise ConfigError(
+                f"DataLoader.stats tells of a pass over a loader with a pipeline; this one {before}. Iterate over a "
+                "DataLoader(..., pipeline=Pipeline(...)) first."
+            )
+        return self._meter.stats()
 
     def _place(self) -> PlainPlace:
         if self._plain_place is None:

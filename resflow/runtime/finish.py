@@ -15,7 +15,7 @@ from resflow.errors import ResflowError, TargetError
 from resflow.pipeline import Pipeline
 from resflow.runtime.blank import blanked
 from resflow.runtime.labels import PixelClasses
-from resflow.runtime.stats import Stopwatch
+from resflow.runtime.meter import Stopwatch
 from resflow.targets import Instances, hand_out
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from resflow.batch import Batch
 from resflow.errors import ResflowError
-from resflow.runtime.stats import Meter
+from resflow.runtime.meter import Meter
 from resflow.runtime.trainers import TrackedLoop
 from resflow.runtime.workers import READ_ERRORS, WorkerWatch
 

@@ -19,7 +19,7 @@ from resflow.plan import PlannedBatch
 from resflow.plan.buckets import Sizes
 from resflow.plan.tiers import on_tier
 from resflow.runtime.labels import batch_targets
-from resflow.runtime.stats import Stopwatch
+from resflow.runtime.meter import Stopwatch
 from resflow.sources import Sample
 
 

@@ -25,8 +25,8 @@ from resflow.runtime.blank import with_blanks
 from resflow.runtime.finish import Failure
 from resflow.runtime.labels import sample_target, without_samples
 from resflow.runtime.maker import BatchMaker
+from resflow.runtime.meter import Stopwatch, batch_cost
 from resflow.runtime.skip import Faults, is_of_sample, make_sound
-from resflow.runtime.stats import Stopwatch, batch_cost
 from resflow.skip import Skip
 from resflow.sources import Sample, Source
 from resflow.sources.base import NO_TARGET, TieredSource

@@ -26,8 +26,8 @@ from resflow.runtime.blank import with_blanks
 from resflow.runtime.finish import Failure
 from resflow.runtime.labels import batch_targets, sample_target, without_content, without_samples
 from resflow.runtime.maker import BatchMaker
+from resflow.runtime.meter import Stopwatch, batch_cost
 from resflow.runtime.skip import Faults, is_of_sample, make_sound, skipped
-from resflow.runtime.stats import Stopwatch, batch_cost
 from resflow.skip import Skip, Skipped
 from resflow.sources.base import NO_TARGET, Sample
 from resflow.sources.groups import IMAGE_EXTENSIONS
