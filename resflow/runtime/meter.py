@@ -21,7 +21,7 @@ from resflow.runtime.stats import LOOP, MADE, Stats
 from resflow.sources import Sample
 
 _Item = TypeVar("_Item")
-_GRID = 32  # points a side at which turned images are looked at
+_LATTICE = 144, 89  # points at which a turned image is looked at, neighbours in the Fibonacci numbers
 
 
 class Stopwatch:
@@ -212,10 +212,11 @@ def _shown_pixels(geometry: Geometry) -> Any:
     turned = ~is_axis_aligned(geometry.matrix)
     if turned.any():
         height, width = geometry.output_size
-        x, y = np.meshgrid((np.arange(_GRID) + 0.5) * width / _GRID, (np.arange(_GRID) + 0.5) * height / _GRID)
-        points = np.stack([x.ravel(), y.ravel()], axis=-1)[None]  # [1, G*G, 2]
+        count, turn = _LATTICE
+        place = np.arange(count) + 0.5
+        points = np.stack([place / count * width, place * turn / count % 1 * height], axis=-1)[None]  # [1, P, 2]
         inverse = np.linalg.inv(geometry.matrix[turned]).astype(np.float64)
-        source = transform_points(inverse, points)  # [T, G*G, 2]
+        source = transform_points(inverse, points)  # [T, P, 2]
         inside = (source >= 0) & (source < geometry.source_size[turned][:, None, ::-1])
         shown[turned] = inside.all(axis=-1).mean(axis=1) * height * width
     return shown
