@@ -12,7 +12,7 @@ from resflow.augment import Ramped
 from resflow.geometry import Ramp
 from resflow.normalize import IMAGENET, UNIT
 from resflow.pipeline import Pipeline
-from resflow.schedules import Linear, RandomMultiScale
+from resflow.schedules import Linear, RandomMultiScale, Steps
 from resflow.targets import Targets
 from resflow.views import HorizontalFlip, RandomResizedCrop
 
@@ -33,6 +33,21 @@ BUILT = {
         augment=[K.ColorJiggle(0.2, 0.2, 0.2, 0.02, p=0.8)],
         normalize=UNIT,
         targets=Targets(member="json", min_side=2.0),
+    ),
+    "progressive_imagenet": lambda: Pipeline(
+        resolution=Steps({0: 160, 12: 192}),
+        buckets=8,
+        fit=resflow.Fit(max_crop=0.1),
+        views=[RandomResizedCrop(scale=(0.25, 1.0)), HorizontalFlip()],
+        normalize=IMAGENET,
+    ),
+    "streaming": lambda: Pipeline(
+        resolution=224,
+        buckets=4,
+        fit=resflow.Fit(max_crop=0.1),
+        views=[RandomResizedCrop(scale=(0.35, 1.0)), HorizontalFlip()],
+        normalize=IMAGENET,
+        on_error=resflow.Skip(budget=0.01, grace=10),
     ),
     "segmentation": lambda: Pipeline(
         resolution=Linear(256, 512, epochs=40),
