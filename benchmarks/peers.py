@@ -15,12 +15,16 @@ of the warm pass to the end of the last, so the start of later passes counts. Fi
 
 - CPU ms: processor time an image took in the timed passes, summed over the process tree: the figure to look at where
   others use the machine, too;
+- kB read: thousands of bytes an image that the process tree read by system calls in the timed passes; those of files
+  mapped into memory (torch-tensor, DALI, FFCV) are not among them;
 - first batch: seconds from the making of the loader to its first batch, libraries imported;
 - from start: the same from the start of the process;
 - MiB: proportional set size (PSS), summed over the process tree, at its highest; looked at every 0.1 s until the warm
   pass has ended and every second while time counts. Own: without pages that files back (libraries, mapped data).
 
-`decode-full` and `decode-scaled` are limits, not loaders: libjpeg-turbo in as many threads, its pixels thrown away.
+`resflow-tiers` reads shards with smaller copies of the images beside them, which no other does: Resflow
+on images as they are is `resflow-threads` and `resflow-workers`. `decode-full` and `decode-scaled` are limits, not
+loaders: libjpeg-turbo in as many threads, its pixels thrown away.
 """
 
 from __future__ import annotations

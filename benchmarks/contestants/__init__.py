@@ -93,6 +93,14 @@ CONTESTANTS = {
             peer=False,
         ),
         Contestant(
+            "resflow-tiers",
+            "resflow_tiers",
+            "Resflow, worker processes, tiers 96, 160 and 256 beside the shards",
+            options={"workers": True},
+            own_format=True,
+            peer=False,
+        ),
+        Contestant(
             "decode-full", "raw", "limit: libjpeg-turbo decodes all pixels, nothing else", options={}, peer=False
         ),
         Contestant(

@@ -24,6 +24,7 @@ _COLUMNS = (
     "x baseline",
     "x best peer",
     "CPU ms",
+    "kB read",
     "first batch s",
     "from start s",
     "own MiB",
@@ -59,6 +60,7 @@ def summary(runs: Sequence[Run]) -> list[dict[str, Any]]:
             for key in ("first_batch", "start", "peak", "peak_own"):
                 record[key] = median(run[key] for run in rounds.values())
             record["cpu_ms"] = median(1000 * run["cpu"] / run["samples"] for run in rounds.values())
+            record["read_kb"] = median(run["read"] / run["samples"] / 1e3 for run in rounds.values())
             record["difference"] = next(iter(rounds.values()))["difference"]
             found.append(record)
     return found
@@ -78,7 +80,7 @@ def table(records: Sequence[dict[str, Any]]) -> str:
         limit = CONTESTANTS[record["contestant"]].module == "raw"
         cells = [f"{record[key]:,.0f}" for key in ("rate", "lowest", "highest")]
         cells += ["-" if record[key] is None else f"{record[key]:.2f}" for key in ("baseline", "best_peer")]
-        cells.append(f"{record['cpu_ms']:.2f}")
+        cells += [f"{record['cpu_ms']:.2f}", f"{record['read_kb']:,.1f}"]
         cells += ["-"] * 2 if limit else [f"{record[key]:.2f}" for key in ("first_batch", "start")]
         cells += ["-"] * 2 if limit else [f"{record[key] / _MIB:,.0f}" for key in ("peak_own", "peak")]
         lines.append(f"  {record['contestant']:<18}" + "".join(f"{cell:>15}" for cell in cells))

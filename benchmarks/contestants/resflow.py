@@ -18,7 +18,7 @@ from resflow.views import HorizontalFlip, RandomResizedCrop
 
 
 def prepare(job: Job, folder: Path) -> None:
-    """Index the shards. Shards with tiers will be written to `folder`, under a name of their own."""
+    """Index the shards. Those with tiers lie elsewhere (`resflow_tiers`), so that these have none."""
     write_index(build_index(job.shards), index_path(job.shards))
     folder.mkdir()
 
@@ -39,6 +39,11 @@ class _Listed:
 
 def passes(job: Job) -> Iterator[Batches]:
     """The batches of each pass, by one loader, whatever the sizes are."""
+    return passes_over(job.shards, job)
+
+
+def passes_over(shards: list[str], job: Job) -> Iterator[Batches]:
+    """The same over copies of the shards."""
     torch.set_num_threads(job.workers)
     sides = sorted(set(job.sizes))
     pipeline = Pipeline(
@@ -54,7 +59,7 @@ def passes(job: Job) -> Iterator[Batches]:
         if job.options["workers"]
         else {}
     )
-    loader = DataLoader(job.shards, batch_size=job.batch_size, shuffle=job.train, pipeline=pipeline, **workers)
+    loader = DataLoader(shards, batch_size=job.batch_size, shuffle=job.train, pipeline=pipeline, **workers)
     for epoch in range(len(job.sizes)):
         loader.set_epoch(epoch)
         yield loader

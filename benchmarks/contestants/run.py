@@ -37,8 +37,9 @@ def measure(contestant: Any, job: Job) -> dict[str, Any]:
 
     Returns:
         samples: of the timed passes (all but the first); seconds: of these; cpu: seconds of processor time that the
-        process and its descendants took for them; first_batch: seconds from the making of the
-        loader to its first batch; first_batch_at: the same moment as `time.time()`; difference: mean absolute
+        process and its descendants took for them; read: bytes that these read by system calls meanwhile, from files
+        or elsewhere, but not out of files mapped into memory; first_batch: seconds from the making of the loader to its
+        first batch; first_batch_at: the same moment as `time.time()`; difference: mean absolute
         difference to Pillow's resize in levels, or None where windows are random.
 
     Raises:
@@ -47,6 +48,7 @@ def measure(contestant: Any, job: Job) -> dict[str, Any]:
     ends: list[float] = []
     first: tuple[Any, Any] | None = None
     first_batch = first_batch_at = spent = 0.0
+    read = 0
     seen: list[list[Any]] = []
     begin = time.perf_counter()
     for size, batches in zip(job.sizes, contestant.passes(job), strict=True):
@@ -62,9 +64,9 @@ def measure(contestant: Any, job: Job) -> dict[str, Any]:
         seen.append(labels)
         ends.append(time.perf_counter())
         if len(ends) == 1:
-            spent = _processor_time()
+            spent, read = _used()
             _tell({"warm": True})
-    spent = _processor_time() - spent
+    spent, read = (after - before for after, before in zip(_used(), (spent, read), strict=True))
     count = len(job.files())
     for number, labels in enumerate(seen):
         _check_labels(np.concatenate(labels), count, number)
@@ -72,6 +74,7 @@ def measure(contestant: Any, job: Job) -> dict[str, Any]:
         "samples": count * (len(ends) - 1),
         "seconds": ends[-1] - ends[0],
         "cpu": spent,
+        "read": read,
         "first_batch": first_batch,
         "first_batch_at": first_batch_at,
         "difference": None if first is None else _difference(job, *first),
@@ -115,14 +118,15 @@ def _difference(job: Job, images: Any, labels: Any) -> float:
     return total / len(images)
 
 
-def _processor_time() -> float:
-    """Seconds of this process and its descendants, also of those that have ended."""
-    total = 0.0
+def _used() -> tuple[float, int]:
+    """Seconds of processor time and bytes read, by this process and its descendants, also those that have ended."""
+    seconds, read = 0.0, 0
     this = psutil.Process()
     for process in (this, *this.children(recursive=True)):
         with contextlib.suppress(psutil.Error):
-            total += sum(process.cpu_times()[:4])  # user and system, own and of children that were waited for
-    return total
+            seconds += sum(process.cpu_times()[:4])  # user and system, own and of children that were waited for
+            read += process.io_counters().read_chars  # own and of children that were waited for
+    return seconds, read
 
 
 def _tell(message: dict[str, Any]) -> None:

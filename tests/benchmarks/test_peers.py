@@ -22,7 +22,7 @@ def load(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def test_two_contestants_run_in_turn_and_the_results_are_written(tmp_path: Path) -> None:
-    chosen = ["decode-full", "resflow-threads"]
+    chosen = ["decode-full", "resflow-tiers"]
     command = [sys.executable, str(_BENCHMARKS / "peers.py"), "--quick", "--contestants", *chosen]
     command += ["--tasks", "drawn-96", "--cache", str(tmp_path / "cache"), "--json", str(tmp_path / "peers.json")]
     done = subprocess.run([*command, "--plot", str(tmp_path / "peers.png")], capture_output=True, text=True)
@@ -34,10 +34,10 @@ def test_two_contestants_run_in_turn_and_the_results_are_written(tmp_path: Path)
     assert [run["contestant"] for run in results["runs"]] == chosen
     for run in results["runs"]:
         assert run["samples"] == 64
-        assert min(run[key] for key in ("rate", "cpu", "first_batch", "start", "peak_own")) > 0
+        assert min(run[key] for key in ("rate", "cpu", "read", "first_batch", "start", "peak_own")) > 0
         assert run["peak"] > run["peak_own"]
     assert results["failed"] == []
-    assert results["contestants"]["resflow-threads"]["versions"]["torch"]
+    assert results["contestants"]["resflow-tiers"]["versions"]["torch"]
     assert {record["contestant"] for record in results["summary"]} == set(chosen)
     assert (tmp_path / "peers.png").stat().st_size > 0
 
@@ -46,7 +46,7 @@ def test_ratios_are_taken_within_a_round(load: Any) -> None:
     # The second round was disturbed: all took ten times as long.
     rates = {"torch-pil": (100, 10, 100), "dali-cpu": (200, 20, 180), "resflow-threads": (300, 30, 330)}
     runs = [
-        {"task": "t", "contestant": name, "round": number, "rate": rate, "samples": 10, "cpu": 0.1}
+        {"task": "t", "contestant": name, "round": number, "rate": rate, "samples": 10, "cpu": 0.1, "read": 5000}
         | {"first_batch": 1.0, "start": 2.0, "peak": 3, "peak_own": 2, "difference": None}
         for name, values in rates.items()
         for number, rate in enumerate(values)
@@ -55,7 +55,7 @@ def test_ratios_are_taken_within_a_round(load: Any) -> None:
     ours = found["resflow-threads"]
     assert (ours["rate"], ours["baseline"], ours["best_peer"], ours["best_peer_name"]) == (300, 3.0, 1.5, "dali-cpu")
     assert found["dali-cpu"]["baseline"] == 2.0
-    assert ours["cpu_ms"] == 10.0
+    assert (ours["cpu_ms"], ours["read_kb"]) == (10.0, 0.5)
     del runs[:3]
     assert load("report").summary(runs)[0]["baseline"] is None
 
