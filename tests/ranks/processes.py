@@ -67,7 +67,7 @@ def run_jobs(jobs: Sequence[Job]) -> list[list[dict[str, Any]]]:
         env=os.environ | {"OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
-        timeout=110,
+        timeout=280,
         check=False,
     )
     assert done.returncode == 0, done.stderr

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[2]
-_TIMEOUT = 25
+_TIMEOUT = 120
 
 
 def in_ranks(module: str, jobs: list[tuple[str, int]], data: Path) -> dict[str, list[Any]]:
@@ -38,7 +38,7 @@ def in_ranks(module: str, jobs: list[tuple[str, int]], data: Path) -> dict[str, 
         env=os.environ | {"OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
-        timeout=110,
+        timeout=280,
         check=False,
     )
     assert done.returncode == 0, done.stderr
