@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import re
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,7 +14,9 @@ import typer
 from resflow.errors import ConfigError
 
 if TYPE_CHECKING:
-    from resflow.sources import AnnotatedSource
+    from resflow.sources import AnnotatedSource, Sample, Source
+
+_PATTERN = re.compile(r"[*?\[{]|://|^pipe:")  # shards by another name than a path
 
 
 class Format(StrEnum):
@@ -31,6 +36,20 @@ class OnError(StrEnum):
     drop = "drop"
 
 
+class Engine(StrEnum):
+    """What does the work."""
+
+    local = "local"
+    ray = "ray"
+
+
+EngineOption = Annotated[
+    Engine, typer.Option("--engine", help="Where it is done: on this machine, or on Ray (pip install 'resflow[ray]').")
+]
+Address = Annotated[
+    str | None,
+    typer.Option(metavar="HOST:PORT", help="Ray cluster; RAY_ADDRESS or this machine if left out."),
+]
 Classes = Annotated[
     Path | None, typer.Option(help="File with the name of a class a line, in the order of their numbers.")
 ]
@@ -44,6 +63,18 @@ Upright = Annotated[
     ),
 ]
 OnErrorOption = Annotated[OnError, typer.Option(help="Refuse a dataset with problems, or leave out what is wrong.")]
+
+DATA_HELP = (
+    'Indexed shards, e.g. "shards/train-{0000..0003}.tar", a folder of them, or class folders; with --format what '
+    "`resflow shard` takes: IMAGES ANNOTATIONS.json..., ROOT SPLIT, IMAGES LABELS, IMAGES MASKS."
+)
+Places = Annotated[list[str], typer.Argument(metavar="DATA...", help=DATA_HELP)]
+Data = Annotated[str, typer.Option(metavar="SHARDS|FOLDER", help=DATA_HELP)]
+More = Annotated[list[str] | None, typer.Argument(metavar="MORE", help="Further places of --data.")]
+FormatOption = Annotated[
+    Format | None, typer.Option("--format", help="How the dataset lies on disk; shards if left out.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as one JSON document, and nothing else.")]
 
 _PLACES = {
     Format.coco: "IMAGES ANNOTATIONS.json..., or IMAGES PANOPTIC.json MASKS for panoptic label maps",
@@ -100,6 +131,60 @@ def open_annotated(
     return Yolo(*places, **options) if form is Format.yolo else Voc(*places, one_based=not zero_based, **options)
 
 
+def open_data(
+    form: Format | None,
+    places: list[str],
+    *,
+    classes: Path | None,
+    first_label: int,
+    zero_based: bool,
+    upright: bool | None,
+    on_error: OnError,
+) -> tuple[Any, Sequence[str] | Mapping[int, str] | None]:
+    """What `DataLoader` takes, and the names of its classes as far as they are known; arguments as `open_annotated`.
+
+    Raises:
+        ConfigError: places or options that do not go with the format, or that cannot be opened.
+        TargetError: the dataset has problems, and they are refused.
+    """
+    if form in (None, Format.folder):
+        return _plain(form, places, classes, zero_based=zero_based, upright=upright)
+    dataset = open_annotated(
+        form, places, classes=classes, first_label=first_label, zero_based=zero_based, upright=upright,
+        on_error=on_error,
+    )  # fmt: skip
+    return dataset, dataset.categories
+
+
+def as_source(dataset: Any) -> Source:
+    """The source of what `open_data` gave."""
+    from resflow.sources import ShardSource, Source, dataset_source
+
+    if isinstance(dataset, Source):
+        return dataset
+    return ShardSource(dataset) if isinstance(dataset, str | list) else dataset_source(dataset)
+
+
+def likely_targets(sample: Sample) -> Any:
+    """What `Pipeline.targets` would be for samples like this one."""
+    from resflow.sources import NO_TARGET
+    from resflow.targets import Annotation, LabelMap, Targets
+
+    if sample.target is not NO_TARGET:
+        return Targets() if isinstance(sample.target, Annotation | LabelMap) else "cls"
+    if "cls" in sample.members:
+        return "cls"
+    return Targets() if any(name == "json" or name.endswith(".png") for name in sample.members) else None
+
+
+def check_engine(engine: Engine, address: str | None, *, workers: int | None = None) -> None:
+    """Refuse options that mean nothing with this engine."""
+    if engine is Engine.local and address is not None:
+        raise ConfigError("--address means nothing without --engine ray. Leave it out.")
+    if engine is Engine.ray and workers is not None:
+        raise ConfigError("--workers means nothing with --engine ray: the cluster decides. Leave it out.")
+
+
 def check_places(form: Format, places: list[str], count: int, then: str = "") -> None:
     """Refuse another number of files and folders than a format has."""
     if len(places) != count:
@@ -127,3 +212,62 @@ def class_lines(path: Path) -> list[str]:
         return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"the class names in {path} cannot be read: {error}. Give one a line.") from error
+
+
+def _plain(
+    form: Format | None, places: list[str], classes: Path | None, **given: object
+) -> tuple[Any, Sequence[str] | Mapping[int, str] | None]:
+    """Shards or class folders, and the names of their classes as far as they are known."""
+    for name, value in given.items():
+        if value:
+            option = "--" + name.replace("_", "-")
+            raise ConfigError(f"{option} means nothing for {'class folders' if form else 'shards'}. Leave it out.")
+    if form is not None:
+        check_places(form, places, 1)
+    names = None if classes is None else class_lines(classes)
+    root = Path(places[0])
+    if not (root.exists() or _PATTERN.search(places[0])):
+        raise ConfigError(f"there is nothing at {root}. Check --data, and give --format for other than shards.")
+    if form is None and not root.is_dir():
+        return places[0] if len(places) == 1 else places, names or _names_beside(root.parent)
+    if form is None and any(root.glob("*.tar")):
+        return _indexed(root), names or _names_beside(root)
+
+    from torchvision.datasets import ImageFolder
+
+    from resflow.sources import class_folder_samples
+
+    check_places(Format.folder, places, 1)
+    class_folder_samples(root)  # says readably what is wrong
+    folders = ImageFolder(root)
+    return folders, names or folders.classes
+
+
+def _indexed(folder: Path) -> Any:
+    """The shards of a folder, by the index that lies there."""
+    from resflow.sources import ShardSource
+    from resflow.sources.index_file import open_index_file
+
+    found = sorted(folder.glob("*.index.arrow"))
+    if len(found) > 1:
+        raise ConfigError(
+            f"{folder} holds {len(found)} indexes: {', '.join(path.name for path in found)}. Name the shards of one, "
+            "as they were indexed."
+        )
+    return ShardSource(open_index_file(found[0]) if found else f"{folder}/*.tar")
+
+
+def _names_beside(folder: Path) -> Sequence[str] | Mapping[int, str] | None:
+    """The classes that `resflow shard` wrote beside its shards."""
+    if (path := folder / "classes.txt").is_file():
+        return class_lines(path)
+    path = folder / "categories.json"
+    try:
+        records = json.loads(path.read_text(encoding="utf-8"))["categories"]
+        return {int(record["id"]): str(record["name"]) for record in records}
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise ConfigError(
+            f"{path} must hold categories with id and name, as `resflow shard` writes them: {error!r}. Give --classes."
+        ) from error

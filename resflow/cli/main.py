@@ -8,6 +8,9 @@ import typer
 
 from resflow.cli.demo import demo
 from resflow.cli.index import index
+from resflow.cli.info import info
+from resflow.cli.lint import lint
+from resflow.cli.plan import plan
 from resflow.cli.preview import preview
 from resflow.cli.shard import shard
 from resflow.cli.tiers import tiers
@@ -24,6 +27,9 @@ app = typer.Typer(
 app.command()(index)
 app.command()(shard)
 app.command()(tiers)
+app.command()(info)
+app.command()(lint)
+app.command()(plan)
 app.command()(preview)
 app.command()(demo)
 

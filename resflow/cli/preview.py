@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,41 +11,30 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from resflow.cli.dataset import (
+    AsJson,
     Classes,
+    Data,
     FirstLabel,
-    Format,
+    FormatOption,
+    More,
     OnError,
     OnErrorOption,
     Upright,
     ZeroBased,
-    check_places,
-    class_lines,
-    open_annotated,
+    open_data,
 )
-from resflow.errors import ConfigError
 
 if TYPE_CHECKING:
     from resflow.batch import Batch
     from resflow.loader import DataLoader
     from resflow.plan import Buckets, EpochPlan
 
-_PATTERN = re.compile(r"[*?\[{]|://|^pipe:")  # shards by another name than a path
-
 
 def preview(
     pipeline: Annotated[Path, typer.Argument(metavar="PIPELINE.yaml", help="What is done to the samples.")],
-    data: Annotated[
-        str,
-        typer.Option(
-            metavar="SHARDS|FOLDER",
-            help='Indexed shards, e.g. "shards/train-{0000..0003}.tar", a folder of them, or class folders; with '
-            "--format what `resflow shard` takes: IMAGES ANNOTATIONS.json..., ROOT SPLIT, IMAGES LABELS, IMAGES MASKS.",
-        ),
-    ],
-    more: Annotated[list[str] | None, typer.Argument(metavar="MORE", help="Further places of --data.")] = None,
-    form: Annotated[
-        Format | None, typer.Option("--format", help="How the dataset lies on disk; shards if left out.")
-    ] = None,
+    data: Data,
+    more: More = None,
+    form: FormatOption = None,
     masks: Annotated[bool, typer.Option("--masks", help="Show masks, even if the pipeline leaves them out.")] = False,
     keypoints: Annotated[
         bool, typer.Option("--keypoints", help="Show keypoints, even if the pipeline leaves them out.")
@@ -60,13 +48,21 @@ def preview(
     batch_size: Annotated[int, typer.Option(min=1, help="Images a batch.")] = 6,
     epoch: Annotated[int, typer.Option(min=0, help="Epoch whose batches are shown.")] = 0,
     seed: Annotated[int, typer.Option(min=0, help="Everything random follows from it.")] = 0,
-    out: Annotated[Path, typer.Option(help="Picture to write: .png, .pdf or .svg.")] = Path("preview.png"),
-    as_json: Annotated[bool, typer.Option("--json", help="Print the result as one line of JSON.")] = False,
+    html: Annotated[
+        bool, typer.Option("--html", help="Write a page instead, with a zoom on each sample beside its source.")
+    ] = False,
+    out: Annotated[
+        Path | None, typer.Option(help="File to write: .png, .pdf, .svg or .html.", show_default="preview.png")
+    ] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Picture batches as a model will see them: boxes, masks, keypoints, classes, padding, each image's transform."""
-    from resflow.pictures import contact_sheet, require_matplotlib
+    path = out or Path("preview.html" if html else "preview.png")
+    as_page = html or path.suffix == ".html"
+    if not as_page:
+        from resflow.pictures import require_matplotlib
 
-    require_matplotlib()
+        require_matplotlib()
     from resflow.loader import DataLoader
     from resflow.pipeline import Pipeline
     from resflow.targets import Targets
@@ -76,22 +72,27 @@ def preview(
     if masks or keypoints:
         spatial = replace(spatial, masks=masks or spatial.masks, keypoints=keypoints or spatial.keypoints)
         read = replace(read, targets=spatial)
-    places = [data, *(more or ())]
-    if form in (None, Format.folder):
-        dataset, names = _plain(form, places, classes, zero_based=zero_based, upright=upright)
-    else:
-        dataset = open_annotated(
-            form, places, classes=classes, first_label=first_label, zero_based=zero_based, upright=upright,
-            on_error=on_error,
-        )  # fmt: skip
-        names = dataset.categories
+    dataset, names = open_data(
+        form, [data, *(more or ())], classes=classes, first_label=first_label, zero_based=zero_based, upright=upright,
+        on_error=on_error,
+    )  # fmt: skip
     loader = DataLoader(dataset, batch_size=batch_size, shuffle=True, seed=seed, pipeline=read)
     steps = spread_steps(loader.plan(epoch), loader.buckets, batches)
     shown = [_batch(loader, epoch, step) for step in steps]
     told = [_told(step, batch, loader) for step, batch in zip(steps, shown, strict=True)]
-    path = contact_sheet(
-        shown, out, denormalize=read.normalize, classes=names, ignore_index=spatial.ignore_index, tiles=batch_size
-    )
+    options: dict[str, Any] = {
+        "denormalize": read.normalize,
+        "classes": names,
+        "ignore_index": spatial.ignore_index,
+    }
+    if as_page:
+        from resflow.cli.page import write_page
+
+        write_page(shown, list(map(_line, told)), loader.dataset.source, path, **options)  # type: ignore[attr-defined]
+    else:
+        from resflow.pictures import contact_sheet
+
+        contact_sheet(shown, path, tiles=batch_size, **options)
     if as_json:
         print(json.dumps({"picture": str(path), "epoch": epoch, "batches": told}))
     else:
@@ -127,65 +128,6 @@ def spread_steps(plan: EpochPlan, buckets: Buckets, count: int) -> list[int]:
                 chosen.append(best)
         turns = used
     return sorted(chosen)
-
-
-def _plain(
-    form: Format | None, places: list[str], classes: Path | None, **given: object
-) -> tuple[Any, Sequence[str] | Mapping[int, str] | None]:
-    """Shards or class folders, and the names of their classes as far as they are known."""
-    for name, value in given.items():
-        if value:
-            option = "--" + name.replace("_", "-")
-            raise ConfigError(f"{option} means nothing for {'class folders' if form else 'shards'}. Leave it out.")
-    if form is not None:
-        check_places(form, places, 1)
-    names = None if classes is None else class_lines(classes)
-    root = Path(places[0])
-    if not (root.exists() or _PATTERN.search(places[0])):
-        raise ConfigError(f"there is nothing at {root}. Check --data, and give --format for other than shards.")
-    if form is None and not root.is_dir():
-        return places[0] if len(places) == 1 else places, names or _names_beside(root.parent)
-    if form is None and any(root.glob("*.tar")):
-        return _indexed(root), names or _names_beside(root)
-
-    from torchvision.datasets import ImageFolder
-
-    from resflow.sources import class_folder_samples
-
-    check_places(Format.folder, places, 1)
-    class_folder_samples(root)  # says readably what is wrong
-    folders = ImageFolder(root)
-    return folders, names or folders.classes
-
-
-def _indexed(folder: Path) -> Any:
-    """The shards of a folder, by the index that lies there."""
-    from resflow.sources import ShardSource
-    from resflow.sources.index_file import open_index_file
-
-    found = sorted(folder.glob("*.index.arrow"))
-    if len(found) > 1:
-        raise ConfigError(
-            f"{folder} holds {len(found)} indexes: {', '.join(path.name for path in found)}. Name the shards of one, "
-            "as they were indexed."
-        )
-    return ShardSource(open_index_file(found[0]) if found else f"{folder}/*.tar")
-
-
-def _names_beside(folder: Path) -> Sequence[str] | Mapping[int, str] | None:
-    """The classes that `resflow shard` wrote beside its shards."""
-    if (path := folder / "classes.txt").is_file():
-        return class_lines(path)
-    path = folder / "categories.json"
-    try:
-        records = json.loads(path.read_text(encoding="utf-8"))["categories"]
-        return {int(record["id"]): str(record["name"]) for record in records}
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise ConfigError(
-            f"{path} must hold categories with id and name, as `resflow shard` writes them: {error!r}. Give --classes."
-        ) from error
 
 
 def _batch(loader: DataLoader[Batch], epoch: int, step: int) -> Batch:

@@ -1,0 +1,106 @@
+"""`resflow lint`: every sample read and decoded as in training, and those that are bad listed."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from resflow.cli.dataset import (
+    AsJson,
+    Classes,
+    FirstLabel,
+    FormatOption,
+    OnError,
+    Places,
+    Upright,
+    ZeroBased,
+    as_source,
+    likely_targets,
+    open_data,
+)
+from resflow.cli.progress import progress
+
+BAD = 3
+"""Exit code where samples are bad."""
+_SHOWN = 100  # bad samples that are printed
+_SIDE = 64  # pixels of the square that images are decoded to
+
+
+def lint(
+    places: Places,
+    pipeline: Annotated[
+        Path | None, typer.Option(metavar="PIPELINE.yaml", help="Read targets and decode as this pipeline does.")
+    ] = None,
+    form: FormatOption = None,
+    classes: Classes = None,
+    first_label: FirstLabel = 1,
+    zero_based: ZeroBased = False,
+    upright: Upright = None,
+    workers: Annotated[int | None, typer.Option(min=0, help="Processes; one a CPU if left out.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Read and decode every sample, with its targets, and list those that are bad; exit code 3 if there are any."""
+    from resflow.loader import DataLoader
+
+    start = time.perf_counter()
+    dataset, _ = open_data(
+        form, places, classes=classes, first_label=first_label, zero_based=zero_based, upright=upright,
+        on_error=OnError.drop,
+    )  # fmt: skip
+    source = as_source(dataset)
+    loader: DataLoader[Any] = DataLoader(
+        source,
+        batch_size=32,
+        num_workers=len(os.sched_getaffinity(0)) if workers is None else workers,
+        pipeline=_pipeline(pipeline, source),
+    )
+    seen = 0
+    with progress("decoding", len(source.index)) as show:
+        for batch in loader:
+            seen += len(batch)
+            show(seen)
+    problems = getattr(getattr(source, "problems", None), "problems", ())
+    bad = [{"shard": one.shard, "key": one.key, "offset": one.offset, "reason": one.reason} for one in loader.skipped]
+    bad += [
+        {"shard": one.where, "key": one.key, "offset": None, "reason": f"{one.kind}: {one.what}"} for one in problems
+    ]
+    seconds = time.perf_counter() - start
+    if as_json:
+        print(json.dumps({"samples": seen, "bad": bad, "seconds": round(seconds, 3)}))
+    else:
+        for one in bad[:_SHOWN]:
+            at = "" if one["offset"] is None else f" at byte {one['offset']:,}"
+            print(f"{one['shard']}/{one['key']}{at}: {one['reason']}")
+        if len(bad) > _SHOWN:
+            print(f"and {len(bad) - _SHOWN:,} more; --json lists all")
+        print(f"{len(bad):,} bad of {seen:,} samples, {seconds:.1f} s")
+    if bad:
+        raise typer.Exit(BAD)
+
+
+def _pipeline(path: Path | None, source: Any) -> Any:
+    """What reads and decodes all of each image, whatever is wrong with others."""
+    import numpy as np
+
+    from resflow.errors import ResflowError
+    from resflow.pipeline import Pipeline
+    from resflow.skip import Skip
+
+    options: dict[str, Any] = {"resolution": _SIDE, "buckets": 8, "views": (), "augment": (), "tier_quality": None}
+    options |= {"stride": 8, "on_error": Skip(budget=1.0)}
+    if path is not None:
+        return replace(Pipeline.from_yaml(path), **options, device="cpu", engine="turbo", normalize=None)
+    targets = None
+    for number in range(min(len(source.index), 100)):
+        try:
+            targets = likely_targets(source.read(np.array([number], np.int64))[0])
+            break
+        except (ResflowError, OSError):
+            continue
+    return Pipeline(**options, targets=targets)
