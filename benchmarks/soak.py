@@ -47,7 +47,7 @@ from resflow.sources import ShardSource, Store, build_index, index_path, write_i
 SAMPLES, GLOBAL_BATCH, WORLDS = 205, 12, (1, 2, 3, 4, 6)
 FAULTS = ("kill", "stop", "leave", "end")
 PLANTS = ("lost", "repeated", "reordered")
-_TIMEOUT = 3  # seconds until a worker that stands still is given up
+_TIMEOUT = 5  # seconds until a worker that stands still is given up
 
 Ledger: TypeAlias = list[tuple[int, int, list[int]]]
 """Epoch, step and sample numbers of each global batch that counted, in order."""
@@ -113,7 +113,7 @@ class Soak:
         plain = ShardSource(self.pattern)
         self.numbers = [int(plain.name(number)[1]) for number in range(len(plain))]
         plain.close()
-        for _ in self._loader(0, 1, self.pattern):  # what the first loop makes once stays
+        for _ in self._loader(0, 1, self.pattern, timeout=300):  # what the first loop makes once stays
             pass
         gc.collect()
         self.before = Belongings()
@@ -196,14 +196,14 @@ class Soak:
             raise AssertionError(f"step {step} of epoch {epoch}: samples {numbers} have classes {classes}")
         self.ledger.append((epoch, step, numbers))
 
-    def _loader(self, rank: int, world: int, where: str) -> rf.DataLoader[Any]:
+    def _loader(self, rank: int, world: int, where: str, *, timeout: float = _TIMEOUT) -> rf.DataLoader[Any]:
         store = Store(deadline=30, stall=5) if "://" in where else None
         return rf.DataLoader(
             ShardSource(where, store=store),
             batch_size=GLOBAL_BATCH // world,
             shuffle=True,
             num_workers=2,
-            timeout=_TIMEOUT if "://" not in where else 30,
+            timeout=timeout if "://" not in where else 30,
             multiprocessing_context="fork",
             seed=5,
             world=rf.World(rank, world),

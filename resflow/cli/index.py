@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from resflow.cli.dataset import Address, Engine, EngineOption, check_engine
+
 if TYPE_CHECKING:
     from resflow.sources.index_file import ShardIndex
 
@@ -18,6 +20,8 @@ def index(
     pattern: Annotated[str, typer.Argument(help='Shards, e.g. "shards/train-{0000..0003}.tar"; quote it.')],
     workers: Annotated[int | None, typer.Option(min=1, help="Processes that scan; chosen by size if left out.")] = None,
     max_member_bytes: Annotated[int, typer.Option(min=1, help="Bytes of the largest member that is taken.")] = 1 << 30,
+    engine: EngineOption = Engine.local,
+    address: Address = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as one line of JSON.")] = False,
 ) -> None:
     """Index the images in tar shards: scan their headers, write a file beside the shards."""
@@ -26,10 +30,34 @@ def index(
 
     start = time.perf_counter()
     path = index_path(pattern)
-    found = _build(pattern, workers, max_member_bytes)
+    check_engine(engine, address, workers=workers)
+    if engine is Engine.ray:
+        found = build_on_ray(pattern, address, max_member_bytes)
+    else:
+        found = _build(pattern, workers, max_member_bytes)
     write_index(found, path)
     seconds = time.perf_counter() - start
     print(_as_json(found, path, seconds) if as_json else _as_text(found, path, seconds))
+
+
+def build_on_ray(pattern: str, address: str | None, limit: int = 1 << 30) -> ShardIndex:
+    """The index of shards that are scanned on Ray.
+
+    Args:
+        pattern: of the shards.
+        address: of the cluster.
+        limit: bytes of the largest member that is taken.
+    """
+    from resflow.sources.index_file import build_index
+    from resflow.sources.ray_tasks import ray_cluster, ray_map
+
+    with ray_cluster(address):
+        return build_index(
+            pattern,
+            workers=1,
+            max_member_bytes=limit,
+            scans=lambda scan, paths: ray_map(scan, [path.absolute() for path in paths]),
+        )
 
 
 def _build(pattern: str, workers: int | None, limit: int) -> ShardIndex:

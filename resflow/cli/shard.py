@@ -2,29 +2,35 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import re
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
 from resflow.cli.dataset import (
+    Address,
     Classes,
+    Engine,
+    EngineOption,
     FirstLabel,
     Format,
     OnError,
     OnErrorOption,
     Upright,
     ZeroBased,
+    check_engine,
     check_options,
     check_places,
     open_annotated,
 )
+from resflow.cli.index import build_on_ray
 from resflow.cli.tiers import as_text, make, parsed
 from resflow.errors import ConfigError
 
@@ -59,10 +65,13 @@ def shard(
         str | None,
         typer.Option(metavar="SIDES", help="Store images again at these short sides in pixels, e.g. 96,160,256."),
     ] = None,
+    engine: EngineOption = Engine.local,
+    address: Address = None,
 ) -> None:
     """Write a dataset into tar shards with their index: COCO, VOC, YOLO, class folders, or images with masks."""
     from resflow.sources import build_index, class_folder_samples, index_path, source_samples, write_index, write_shards
 
+    check_engine(engine, address)
     if tiers is not None:
         parsed(tiers)
         if no_index:
@@ -71,29 +80,38 @@ def shard(
     pattern = out if "%" in out else f"{out.rstrip('/')}/%06d.tar"
     start = time.perf_counter()
     samples: Iterable[Mapping[str, object]]
+    part: Callable[[int, int], Iterable[Mapping[str, object]]]
     if form is Format.folder:
         check_options(form, classes=classes, zero_based=zero_based, upright=upright)
         check_places(form, sources, 1, "OUT")
         images = class_folder_samples(sources[0])
+        part = images.part
         samples, total, beside = images, len(images), {"classes.txt": "".join(f"{name}\n" for name in images.classes)}
     else:
         source = open_annotated(
             form, sources, classes=classes, first_label=first_label, zero_based=zero_based, upright=upright,
             on_error=on_error, then="OUT",
         )  # fmt: skip
+        part = functools.partial(source_samples, source)
         samples, total, beside = source_samples(source), len(source), _categories(source)
         for problem in source.problems.problems[:_SHOWN]:
             print(f"left out: {problem}", file=sys.stderr)
     _check_beside(Path(pattern).parent, beside, overwrite)
-    paths = write_shards(
-        _shown(samples, total), pattern, max_samples=max_samples, max_bytes=max_bytes, overwrite=overwrite
-    )
+    limits: dict[str, Any] = {"max_samples": max_samples, "max_bytes": max_bytes, "overwrite": overwrite}
+    if engine is Engine.ray:
+        from resflow.sources.ray_tasks import ray_cluster, ray_write_shards
+
+        with ray_cluster(address):
+            paths = ray_write_shards(part, total, pattern, **limits)
+    else:
+        paths = write_shards(_shown(samples, total), pattern, **limits)
     for name, text in beside.items():
         _write(paths[0].parent / name, text)
     written = _braces(pattern, len(paths))
     lines = [f"{total:,} images in {len(paths):,} shards ({sum(path.stat().st_size for path in paths) / 1e6:,.1f} MB)"]
     if not no_index:
-        write_index(build_index(written), index_path(written))
+        ray = engine is Engine.ray
+        write_index(build_on_ray(written, address) if ray else build_index(written), index_path(written))
         lines.append(str(index_path(written)))
         if tiers is not None:
             report = make(written, tiers)

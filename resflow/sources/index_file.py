@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,6 +43,8 @@ _SMALL = 4 << 30  # bytes of shards below which starting worker processes costs 
 
 Progress = Callable[[int, int], None]
 """Called with the bytes of shards done and the bytes in all."""
+Scans = Callable[[Callable[[Path], ShardScan], list[Path]], Iterator[ShardScan]]
+"""Applies a function to paths; results in their order."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -110,6 +112,7 @@ def build_index(
     workers: int | None = None,
     progress: Progress | None = None,
     max_member_bytes: int = MAX_MEMBER_BYTES,
+    scans: Scans | None = None,
 ) -> ShardIndex:
     """Scan the headers of all shards.
 
@@ -118,6 +121,7 @@ def build_index(
         workers: processes, at least 1; by default 1 for less than 4 GiB of shards, else at most 4.
         progress: called after each shard with bytes done and bytes in all.
         max_member_bytes: of the largest member that is taken; readers have the same limit.
+        scans: applies a function to each path, elsewhere than in this process and its workers.
 
     Returns:
         The index, the same for any number of workers.
@@ -138,8 +142,8 @@ def build_index(
     workers = min(workers, len(paths))
     columns: dict[str, list[Any]] = {name: [] for name in _SCHEMA.names}
     done = 0
-    with _scans(scan, paths, workers) as scans:
-        for number, found in enumerate(scans):
+    with _scans(scan, paths, workers) if scans is None else nullcontext(scans(scan, paths)) as results:
+        for number, found in enumerate(results):
             if found.shard_size != sizes[number]:
                 raise ShardError("changed size while it was scanned. Index it again.", shard=str(paths[number]))
             columns["shard"].append(np.full(len(found.keys), number, np.int32))

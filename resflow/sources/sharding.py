@@ -20,7 +20,7 @@ from resflow.targets.read import annotation_json
 from resflow.targets.types import Annotation, LabelMap
 
 
-def source_samples(source: AnnotatedSource) -> Iterator[dict[str, object]]:
+def source_samples(source: AnnotatedSource, start: int = 0, end: int | None = None) -> Iterator[dict[str, object]]:
     """What `write_shards` takes, from an annotated source.
 
     Image bytes are those the source gives its engines: the file's own, but for a JPEG with an EXIF orientation that the
@@ -28,6 +28,8 @@ def source_samples(source: AnnotatedSource) -> Iterator[dict[str, object]]:
 
     Args:
         source: images with objects or label maps.
+        start: number of the first sample.
+        end: number after the last; None: all that follow.
 
     Yields:
         A key (the file's name without its extension), the image under its extension, and "json" for objects or
@@ -38,7 +40,8 @@ def source_samples(source: AnnotatedSource) -> Iterator[dict[str, object]]:
         SampleError: an image or a mask is damaged.
     """
     keys = unique_keys(PurePath(), [PurePath(name) for name in source.files.names])
-    for number, key in enumerate(keys):
+    for number in range(len(keys))[start:end]:
+        key = keys[number]
         (sample,) = source.read(np.array([number], np.int64))
         name, image = _image(source.files.names[number], sample.image)
         target: Any = sample.target

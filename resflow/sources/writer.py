@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -45,9 +46,7 @@ def write_shards(
         SampleError: a sample without a key, with one that WebDataset would split or that came before, or with a
             value that cannot be encoded.
     """
-    if max_samples < 1 or max_bytes < 1:
-        raise ConfigError(f"max_samples and max_bytes must be at least 1; got {max_samples} and {max_bytes}")
-    _check_pattern(str(pattern))
+    pattern = checked_pattern(pattern, max_samples, max_bytes)
     iterator = iter(samples)
     first = next(iterator, None)
     if first is None:
@@ -56,7 +55,7 @@ def write_shards(
     seen: set[str] = set()
     try:
         with webdataset.ShardWriter(
-            str(pattern),
+            pattern,
             maxcount=max_samples,
             maxsize=max_bytes,
             verbose=0,
@@ -66,10 +65,7 @@ def write_shards(
         ) as writer:
             for position, sample in enumerate(chain([first], iterator)):
                 key = _checked_key(sample, position, seen)
-                try:
-                    writer.write(dict(sample))
-                except (ValueError, TypeError, AttributeError, AssertionError) as error:
-                    raise SampleError(f"cannot be encoded: {error}. Give bytes", key=key, position=position) from error
+                _encoded(writer, sample, key, position)
         return staged.publish()
     finally:
         staged.discard()
@@ -95,7 +91,12 @@ class LabelledImages:
         return len(self.paths)
 
     def __iter__(self) -> Iterator[dict[str, object]]:
-        for path, key, label in zip(self.paths, self.keys, self.labels, strict=True):
+        return self.part(0, len(self))
+
+    def part(self, start: int, end: int) -> Iterator[dict[str, object]]:
+        """The samples from number `start` to before number `end`."""
+        rows = slice(start, end)
+        for path, key, label in zip(self.paths[rows], self.keys[rows], self.labels[rows], strict=True):
             yield {"__key__": key, path.suffix[1:].lower(): path.read_bytes(), "cls": label}
 
 
@@ -178,8 +179,7 @@ class _Staged:
 
     def open(self, name: str) -> _ShardFile:
         path = Path(name)
-        if path.exists() and not self.overwrite:
-            raise ConfigError(f"shard {path} exists. Remove it, choose another name, or pass overwrite=True.")
+        refuse_existing([path], self.overwrite)
         temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -232,13 +232,45 @@ def _unwritable(path: Path, error: OSError) -> ConfigError:
     )
 
 
-def _check_pattern(pattern: str) -> None:
+def checked_pattern(pattern: str | Path, max_samples: int, max_bytes: int) -> str:
+    """The pattern, once it and the limits are found to be as `write_shards` wants them; else ConfigError."""
+    if max_samples < 1 or max_bytes < 1:
+        raise ConfigError(f"max_samples and max_bytes must be at least 1; got {max_samples} and {max_bytes}")
+    text = str(pattern)
     try:
-        distinct = pattern % 0 != pattern % 1
+        distinct = text % 0 != text % 1
     except (TypeError, ValueError):
         distinct = False
     if not distinct:
-        raise ConfigError(f"shard pattern must hold one number; got {pattern!r}, expected e.g. 'out/train-%06d.tar'")
+        raise ConfigError(f"shard pattern must hold one number; got {text!r}, expected e.g. 'out/train-%06d.tar'")
+    return text
+
+
+def refuse_existing(paths: Iterable[Path], overwrite: bool) -> None:
+    """ConfigError where one of the shards exists and is not to be replaced."""
+    for path in paths:
+        if path.exists() and not overwrite:
+            raise ConfigError(f"shard {path} exists. Remove it, choose another name, or pass overwrite=True.")
+
+
+def sample_sizes(samples: Iterable[Mapping[str, object]]) -> list[tuple[str, int]]:
+    """Key and bytes of the members of each sample, as they count against `max_bytes` of `write_shards`."""
+    seen: set[str] = set()
+    sizes = []
+    with webdataset.TarWriter(io.BytesIO(), mtime=0) as writer:
+        for position, sample in enumerate(samples):
+            key = _checked_key(sample, position, seen)
+            sizes.append((key, _encoded(writer, sample, key, position)))
+            writer.stream.seek(0)
+    return sizes
+
+
+def _encoded(writer: Any, sample: Mapping[str, object], key: str, position: int) -> Any:
+    """Write a sample; what the writer returns."""
+    try:
+        return writer.write(dict(sample))
+    except (ValueError, TypeError, AttributeError, AssertionError) as error:
+        raise SampleError(f"cannot be encoded: {error}. Give bytes", key=key, position=position) from error
 
 
 def _checked_key(sample: Mapping[str, Any], position: int, seen: set[str]) -> str:

@@ -70,7 +70,7 @@ def run(programs: Sequence[Program], mounts: Mapping[str, str] | None = None) ->
         env=os.environ | {"OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
-        timeout=110,
+        timeout=280,
         check=False,
     )
     assert done.returncode == 0, done.stderr
