@@ -22,6 +22,7 @@ from resflow.cli.dataset import (
     ZeroBased,
     open_data,
 )
+from resflow.cli.tier_plan import as_text as tiers_as_text
 
 if TYPE_CHECKING:
     from resflow.geometry import Fit
@@ -45,6 +46,10 @@ def plan(
     epoch: Annotated[int, typer.Option(min=0, help="First epoch to tell of.")] = 0,
     epochs: Annotated[int, typer.Option(min=1, help="Epochs to tell of.")] = 1,
     seed: Annotated[int, typer.Option(min=0, help="Everything random follows from it.")] = 0,
+    tiers: Annotated[
+        str | None, typer.Option(metavar="auto|SIDES", help="Propose tiers, or predict what these bring.")
+    ] = None,
+    budget: Annotated[float, typer.Option(help="Most bytes of proposed tiers, as a share of the originals'.")] = 0.3,
     out: Annotated[Path | None, typer.Option(help="Picture of ratios and buckets to write: .png, .pdf, .svg.")] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -74,7 +79,13 @@ def plan(
         "buckets": _buckets(loader.plan(epoch), loader.buckets, read.fit, index.size),
         "shapes": [list(shape[2:]) for shape in loader.shapes()],
         "picture": None,
+        "tiers": None,
     }
+    if tiers is not None:
+        from resflow.cli.tier_plan import planned_tiers
+
+        source = loader.dataset.source  # type: ignore[attr-defined]
+        told["tiers"] = planned_tiers(tiers, budget, read, loader.buckets, source, epochs=epochs, seed=seed)
     if out is not None:
         from resflow.pictures import ratio_histogram
 
@@ -169,8 +180,10 @@ def _as_text(told: Mapping[str, Any]) -> str:
         levels = one["resolutions"]
         resolution = f"{levels[0]}" if len(levels) == 1 else f"{levels[0]} to {levels[-1]}"
         lines.append(
-            f"epoch {one['epoch']}: {one['batches']:,} batches of {told['global_batch_size']:,} ({one['short']} short), "
-            f"{one['samples']:,} images, resolution {resolution}, {one['padded']:.1%} padded, {one['cropped']:.1%} "
+            f"epoch {one['epoch']}: {one['batches']:,} batches of {told['global_batch_size']:,} "
+            f"({one['short']} short), {one['samples']:,} images, resolution {resolution}, {one['padded']:.1%} padded, {one['cropped']:.1%} "
             f"cropped, at most {one['most_pixels'] / 1e6:.1f} MP a batch"
         )
+    if told["tiers"] is not None:
+        lines.append(tiers_as_text(told["tiers"]))
     return "\n".join([*lines, *([told["picture"]] if told["picture"] else [])])
