@@ -153,11 +153,10 @@ def _classes(sample: Sample, spec: Any) -> list[int]:
 def _as_text(told: Mapping[str, Any]) -> str:
     lines = [f"{told['images']:,} images"]
     if told["shards"] is not None:
-        lines[0] += f" in {told['shards']:,} shards ({told['bytes'] / 1e6:,.1f} MB)"
+        lines[0] += f" in {told['shards']:,} shard{'s' * (told['shards'] != 1)} ({told['bytes'] / 1e6:,.1f} MB)"
     heads = "".join(f"{name:>9}" for name in ("least", "5%", "median", "95%", "most"))
     lines.append(f"{'':<13}{heads}")
-    for name in ("height", "width"):
-        lines.append(f"{name:<13}" + "".join(f"{value:>9,}" for value in told[name]))
+    lines += [f"{name:<13}" + "".join(f"{value:>9,}" for value in told[name]) for name in ("height", "width")]
     lines.append(f"{'ratio W/H':<13}" + "".join(f"{value:>9.2f}" for value in told["aspect_ratio"]))
     lines.append(
         f"{'megapixels':<13}{told['megapixels']['mean']:.2f} on average, {told['megapixels']['most']:.2f} most"

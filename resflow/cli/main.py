@@ -6,7 +6,9 @@ import sys
 
 import typer
 
+from resflow.cli.bench import bench
 from resflow.cli.demo import demo
+from resflow.cli.doctor import doctor
 from resflow.cli.index import index
 from resflow.cli.info import info
 from resflow.cli.lint import lint
@@ -31,6 +33,8 @@ app.command()(info)
 app.command()(lint)
 app.command()(plan)
 app.command()(preview)
+app.command()(bench)
+app.command()(doctor)
 app.command()(demo)
 
 

@@ -59,7 +59,8 @@ _SCRIPT = """
 const tiles=[...document.querySelectorAll('.tile')];
 function show(i){const t=tiles[(i+tiles.length)%tiles.length],d=document.getElementById(t.dataset.zoom);
  document.querySelectorAll('dialog[open]').forEach(o=>o.close());
- d.querySelector('.view .over').innerHTML=t.querySelector('.over').innerHTML;scale(d,d.dataset.scale||fitting(d));d.showModal()}
+ d.querySelector('.view .over').innerHTML=t.querySelector('.over').innerHTML;
+ scale(d,d.dataset.scale||fitting(d));d.showModal()}
 function fitting(d){const m=d.querySelector('.view img');
  return [4,2].find(by=>m.naturalWidth*by<.42*innerWidth*devicePixelRatio)||1}
 function scale(d,by){d.dataset.scale=by;const m=d.querySelector('.view img');

@@ -181,8 +181,8 @@ def _as_text(told: Mapping[str, Any]) -> str:
         resolution = f"{levels[0]}" if len(levels) == 1 else f"{levels[0]} to {levels[-1]}"
         lines.append(
             f"epoch {one['epoch']}: {one['batches']:,} batches of {told['global_batch_size']:,} "
-            f"({one['short']} short), {one['samples']:,} images, resolution {resolution}, {one['padded']:.1%} padded, {one['cropped']:.1%} "
-            f"cropped, at most {one['most_pixels'] / 1e6:.1f} MP a batch"
+            f"({one['short']} short), {one['samples']:,} images, resolution {resolution}, {one['padded']:.1%} padded, "
+            f"{one['cropped']:.1%} cropped, at most {one['most_pixels'] / 1e6:.1f} MP a batch"
         )
     if told["tiers"] is not None:
         lines.append(tiers_as_text(told["tiers"]))

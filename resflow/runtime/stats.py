@@ -66,11 +66,12 @@ class Stats:
 
     @property
     def busy(self) -> float:
-        """Share of the time that makers of batches were at work, in [0, 1]."""
+        """Share of the time since the first batch that makers of batches were at work, in [0, 1]."""
         made = [self.seconds[stage] for stage in MADE]
         if self.threads:  # one reads while the other does the rest
             made = [max(made[0], sum(made[1:]))]
-        return min(1.0, sum(made) / (max(self.workers, 1) * self.wall)) if self.wall else 0.0
+        wall = self.wall - self.first if self.batches > 1 else self.wall
+        return min(1.0, sum(made) / (max(self.workers, 1) * wall)) if wall > 0 else 0.0
 
     @property
     def advice(self) -> str:
