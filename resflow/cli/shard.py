@@ -8,7 +8,8 @@ import os
 import re
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
@@ -16,6 +17,7 @@ import typer
 
 from resflow.cli.dataset import (
     Address,
+    AsJson,
     Classes,
     Engine,
     EngineOption,
@@ -31,6 +33,7 @@ from resflow.cli.dataset import (
     open_annotated,
 )
 from resflow.cli.index import build_on_ray
+from resflow.cli.progress import followed
 from resflow.cli.tiers import as_text, make, parsed
 from resflow.errors import ConfigError
 
@@ -38,7 +41,6 @@ if TYPE_CHECKING:
     from resflow.sources import AnnotatedSource
 
 _T = TypeVar("_T")
-_PATIENCE = 2.0  # seconds before a progress bar shows
 _SHOWN = 100  # problems that are printed
 
 
@@ -67,6 +69,7 @@ def shard(
     ] = None,
     engine: EngineOption = Engine.local,
     address: Address = None,
+    as_json: AsJson = False,
 ) -> None:
     """Write a dataset into tar shards with their index: COCO, VOC, YOLO, class folders, or images with masks."""
     from resflow.sources import build_index, class_folder_samples, index_path, source_samples, write_index, write_shards
@@ -104,19 +107,26 @@ def shard(
         with ray_cluster(address):
             paths = ray_write_shards(part, total, pattern, **limits)
     else:
-        paths = write_shards(_shown(samples, total), pattern, **limits)
+        paths = write_shards(followed(samples, "writing", total), pattern, **limits)
     for name, text in beside.items():
         _write(paths[0].parent / name, text)
     written = _braces(pattern, len(paths))
-    lines = [f"{total:,} images in {len(paths):,} shards ({sum(path.stat().st_size for path in paths) / 1e6:,.1f} MB)"]
-    if not no_index:
-        ray = engine is Engine.ray
-        write_index(build_on_ray(written, address) if ray else build_index(written), index_path(written))
-        lines.append(str(index_path(written)))
+    told: dict[str, Any] = {"shards": written, "samples": total, "files": [str(path) for path in paths]}
+    told |= {"bytes": sum(path.stat().st_size for path in paths), "index": None, "tiers": None}
+    lines = [f"{total:,} images in {len(paths):,} shard{'s' * (len(paths) != 1)} ({told['bytes'] / 1e6:,.1f} MB)"]
+    if index is not None:
+        write_index(index, index_path(written))
+        told["index"] = str(index_path(written))
+        lines.append(told["index"])
         if tiers is not None:
             report = make(written, tiers)
+            told["tiers"] = list(report.sides)
             lines += [as_text(report), str(report.path)]
-    lines[0] += f", {time.perf_counter() - start:.1f} s"
+    told["seconds"] = round(time.perf_counter() - start, 3)
+    lines[0] += f", {told['seconds']:.1f} s"
+    if as_json:
+        print(json.dumps(told))
+        return
     print("\n".join([*lines, *(str(paths[0].parent / name) for name in beside), f'shards: "{written}"']))
 
 
@@ -160,26 +170,3 @@ def _braces(pattern: str, count: int) -> str:
     """The shards as a pattern to open them by: the number between braces."""
     name = re.compile(r"%(0?)(\d*)d").sub(lambda m: f"{{{m[0] % 0}..{m[0] % (count - 1)}}}", pattern, count=1)
     return (pattern % 0 if count == 1 else name).replace("%%", "%")
-
-
-def _shown(samples: Iterable[_T], total: int) -> Iterator[_T]:
-    """The samples, with a progress bar on a terminal once they take their time."""
-    if not sys.stderr.isatty():
-        yield from samples
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("writing"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    bar = Progress(*columns, console=Console(stderr=True), transient=True)
-    task = bar.add_task("write", total=total)
-    start, shown = time.perf_counter(), False
-    try:
-        for sample in samples:
-            yield sample
-            bar.advance(task)
-            if not shown and time.perf_counter() - start > _PATIENCE:
-                bar.start()
-                shown = True
-    finally:
-        bar.stop()

@@ -5,6 +5,7 @@ All places are of a file system that every machine of the cluster sees under the
 
 from __future__ import annotations
 
+import logging
 import os
 import pickle
 import shutil
@@ -48,12 +49,18 @@ def ray_cluster(address: str | None) -> Iterator[None]:
     ours = not ray.is_initialized()
     if ours:
         try:
-            ray.init(address=address, include_dashboard=False if address is None else None, log_to_driver=False)
+            ray.init(
+                address=address,
+                include_dashboard=False if address is None else None,
+                log_to_driver=False,
+                logging_level=logging.WARNING,
+            )
         except (ConnectionError, RuntimeError, ValueError, OSError) as error:
             raise ConfigError(
                 f"the Ray cluster at {address or 'this machine'} cannot be reached: {error}. Start it (ray start "
                 "--head), or correct --address."
             ) from error
+    logging.getLogger("ray.data").setLevel(logging.ERROR)  # a plan and a bar a pass
     context = ray.data.DataContext.get_current()
     bars, context.enable_progress_bars = context.enable_progress_bars, False
     try:
