@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from resflow.cli.dataset import AsJson
 
 
 def demo(
@@ -28,6 +32,7 @@ def demo(
     workers: Annotated[int, typer.Option(min=0, help="Loader processes.")] = 1,
     seed: Annotated[int, typer.Option(min=0, help="Everything random follows from it.")] = 0,
     device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")] = "cpu",
+    as_json: AsJson = False,
 ) -> None:
     """Draw images (or take yours), write shards, index, plan, train on growing images, evaluate, and plot."""
     from rich.console import Console
@@ -39,4 +44,6 @@ def demo(
         epochs=epochs, first=first, last=last, batch_size=batch_size, workers=workers, seed=seed, device=device
     )
     settings = Settings(out=out, data=data, label_pattern=label_pattern, images=images, recipe=recipe)
-    run_demo(settings, Console())
+    results = run_demo(settings, Console(stderr=as_json))
+    if as_json:
+        print(json.dumps({"out": str(out), "epochs": [asdict(result) for result in results]}))

@@ -15,7 +15,7 @@ _Item = TypeVar("_Item")
 
 
 @contextmanager
-def progress(what: str, total: int | None = None, *, unit: str = "images") -> Iterator[Callable[[int], None]]:
+def progress(what: str, total: int | None = None, *, unit: str = "images") -> Iterator[Callable[..., None]]:
     """A bar on stderr, where that is a terminal.
 
     Args:
@@ -24,16 +24,18 @@ def progress(what: str, total: int | None = None, *, unit: str = "images") -> It
         unit: what is counted.
 
     Yields:
-        A function that is told how many units are done.
+        A function that is told how many units are done, and how many there are if that was not known.
     """
     if not sys.stderr.isatty():
-        yield lambda done: None
+        yield lambda done, total=None: None
         return
     bar, task = _bar(what, total, unit)
     start = time.perf_counter()
 
-    def show(done: int) -> None:
+    def show(done: int, total: int | None = None) -> None:
         seconds = time.perf_counter() - start
+        if total is not None:
+            bar.update(task, total=total)
         bar.update(task, completed=done, rate=f"{done / seconds:,.0f} {unit}/s" if seconds else "")
         if seconds > PATIENCE and not bar.live.is_started:
             bar.start()

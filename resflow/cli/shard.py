@@ -101,13 +101,16 @@ def shard(
             print(f"left out: {problem}", file=sys.stderr)
     _check_beside(Path(pattern).parent, beside, overwrite)
     limits: dict[str, Any] = {"max_samples": max_samples, "max_bytes": max_bytes, "overwrite": overwrite}
-    if engine is Engine.ray:
-        from resflow.sources.ray_tasks import ray_cluster, ray_write_shards
+    with ExitStack() as cluster:
+        if engine is Engine.ray:
+            from resflow.sources.ray_tasks import ray_cluster, ray_write_shards
 
-        with ray_cluster(address):
+            cluster.enter_context(ray_cluster(address))
             paths = ray_write_shards(part, total, pattern, **limits)
-    else:
-        paths = write_shards(followed(samples, "writing", total), pattern, **limits)
+            index = None if no_index else build_on_ray(_braces(pattern, len(paths)), address)
+        else:
+            paths = write_shards(followed(samples, "writing", total), pattern, **limits)
+            index = None if no_index else build_index(_braces(pattern, len(paths)))
     for name, text in beside.items():
         _write(paths[0].parent / name, text)
     written = _braces(pattern, len(paths))

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from resflow.cli.progress import progress
 from resflow.errors import ConfigError
 
 if TYPE_CHECKING:
     from resflow.sources.tier_writer import TierReport
 
-_PATIENCE = 2.0  # seconds before a progress bar shows
 _SHOWN = 100  # unreadable images that are printed
 
 Sides = Annotated[
@@ -61,26 +61,8 @@ def make(pattern: str, sides: str, **options: Any) -> TierReport:
     from resflow.sources.tier_writer import make_tiers
 
     wanted = parsed(sides)
-    if not sys.stderr.isatty():
-        report = make_tiers(pattern, wanted, **options)
-    else:
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-        columns = (TextColumn("making tiers"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        bar = Progress(*columns, console=Console(stderr=True), transient=True)
-        task = bar.add_task("tiers", total=None)
-        start = time.perf_counter()
-
-        def show(done: int, total: int) -> None:
-            bar.update(task, completed=done, total=total)
-            if not bar.live.is_started and time.perf_counter() - start > _PATIENCE:
-                bar.start()
-
-        try:
-            report = make_tiers(pattern, wanted, progress=show, **options)
-        finally:
-            bar.stop()
+    with progress("making tiers") as show:
+        report = make_tiers(pattern, wanted, progress=show, **options)
     for shard, key, message in report.unreadable[:_SHOWN]:
         print(f"no tier of {shard}/{key}: {message}", file=sys.stderr)
     return report
