@@ -93,8 +93,8 @@ def as_text(told: dict[str, Any]) -> str:
     sides = ",".join(map(str, told["sides"]))
     used = ", ".join(f"{share:.0%} from {side}" for side, share in zip(told["sides"], told["used"], strict=True))
     return (
-        f"tiers {sides}: {told['bytes'] / 1e6:,.1f} MB ({told['bytes_share']:.1%} of the originals); over "
-        f"{told['epochs']} epochs {used}\n"
+        f"tiers {sides}: {told['bytes'] / 1e6:,.1f} MB ({told['bytes_share']:.1%} of the originals); "
+        f"{told['epochs']} epoch{'s' * (told['epochs'] != 1)} read {used}\n"
         f"predicted: {told['read_share']:.0%} of the bytes read, {told['milliseconds']:.2f} ms of processor time an "
         f"image instead of {told['milliseconds_without']:.2f}: {told['speedup']:.1f} times as fast\n"
         f'make them: resflow tiers "SHARDS" --tiers {sides}'
