@@ -88,9 +88,7 @@ def ray_map(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterat
     rows = [{"number": number, "item": pickle.dumps(item)} for number, item in enumerate(items)]
     if not rows:
         return
-    tasks = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
-        _Task(function), ray_remote_args_fn=lambda: {"max_retries": _TRIES}
-    )
+    tasks = ray.data.from_items(rows, override_num_blocks=len(rows)).map(_Task(function), max_retries=_TRIES)
     waiting: dict[int, bytes] = {}
     place = 0
     try:
