@@ -141,7 +141,7 @@ def torch_transforms(pipeline: Pipeline) -> tuple[Any, str]:
     import torch
     from torchvision.transforms import v2
 
-    from resflow.views import HorizontalFlip, RandomResizedCrop
+    from resflow.geometry.views import HorizontalFlip, RandomResizedCrop
 
     side = int(max(pipeline.schedule.resolutions))
     crop = next((view for view in pipeline.views if isinstance(view, RandomResizedCrop)), None)

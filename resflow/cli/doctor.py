@@ -26,7 +26,7 @@ _PACKAGES = (
     "torch", "torchvision", "numpy", "pillow", "simplejpeg", "numba", "kornia", "nvidia-dali-cuda120", "pyarrow",
     "webdataset", "fsspec", "pycocotools", "matplotlib", "ray",
 )  # fmt: skip
-_IMAGES = 48  # that are drawn to measure with
+_IMAGES = 16  # that are drawn to measure with
 _SIZES = ((375, 500), (500, 375), (333, 500), (480, 640))
 _SIDE = 224  # pixels of the measured resolution
 _ALIKE = 12.0  # mean difference of bytes up to which two decodes are of one picture
@@ -220,7 +220,7 @@ class DrawnImages:
     """A source of drawn JPEGs in memory, to measure with.
 
     Args:
-        count: of samples; there are 48 pictures, which repeat.
+        count: of samples; there are 16 pictures, which repeat.
     """
 
     def __init__(self, count: int) -> None:
@@ -286,13 +286,13 @@ def _calibrated(engines: Mapping[str, Any], seconds: float) -> dict[str, Any]:
 
 def _rate(source: DrawnImages, engine: str, workers: int, seconds: float) -> float:
     """Images a second from the second batch on, by when all code is compiled or loaded."""
+    from resflow.geometry.views import RandomResizedCrop
     from resflow.loader import DataLoader
     from resflow.pipeline import Pipeline
-    from resflow.views import RandomResizedCrop
 
     pipeline = Pipeline(resolution=_SIDE, buckets=2, views=[RandomResizedCrop()], targets=None, engine=engine)
     loader: DataLoader[Any] = DataLoader(source, batch_size=32, shuffle=True, num_workers=workers, pipeline=pipeline)
-    start, images = 0.0, 0
+    now, start, images = 0.0, 0.0, 0
     for number, batch in enumerate(loader):
         now = time.perf_counter()
         if number <= max(1, workers):
@@ -301,9 +301,7 @@ def _rate(source: DrawnImages, engine: str, workers: int, seconds: float) -> flo
         images += len(batch)
         if now - start > seconds:
             break
-    else:
-        now = time.perf_counter()
-    if now <= start:
+    if not images:
         raise ConfigError(f"engine {engine} with {workers} workers could not be measured. Pass --no-calibrate.")
     return images / (now - start)
 

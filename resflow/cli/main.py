@@ -34,7 +34,7 @@ _EXAMPLES: dict[Callable[..., None], str] = {
     plan: f"resflow plan pipelines/classification.yaml --data {_SHARDS} --out plan.png",
     preview: "resflow preview pipelines/classification.yaml --data shards --html --out preview.html",
     bench: "resflow bench pipelines/classification.yaml --data shards --workers 8",
-    doctor: "resflow doctor",
+    doctor: "resflow doctor --seconds 3",
 }
 
 app = typer.Typer(

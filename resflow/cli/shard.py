@@ -116,7 +116,7 @@ def shard(
     written = _braces(pattern, len(paths))
     told: dict[str, Any] = {"shards": written, "samples": total, "files": [str(path) for path in paths]}
     told |= {"bytes": sum(path.stat().st_size for path in paths), "index": None, "tiers": None}
-    lines = [f"{total:,} images in {len(paths):,} shard{'s' * (len(paths) != 1)} ({told['bytes'] / 1e6:,.1f} MB)"]
+    lines = [f"{total:,} images in {len(paths):,} shards ({told['bytes'] / 1e6:,.1f} MB)"]
     if index is not None:
         write_index(index, index_path(written))
         told["index"] = str(index_path(written))
