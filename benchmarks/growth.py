@@ -29,6 +29,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -112,6 +113,7 @@ def throughput(shards: list[str], point: dict[str, int], seconds: float) -> dict
         views=[rf.views.RandomResizedCrop(scale=(0.25, 1.0)), rf.views.HorizontalFlip()],
         normalize=None,
     )
+    warnings.filterwarnings("ignore", "This DataLoader will create", UserWarning)  # more processes than cores
     start = time.perf_counter()
     loader = rf.DataLoader(
         shards,

@@ -34,8 +34,8 @@ from resflow.sources.tier_writer import make_tiers
 
 SIDE, SIDES = 160, (48, 64, 96)
 _CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
-QUALITY = {"originals": None, "tiers": 1.0}
-"""`Pipeline.tier_quality` of each way."""
+QUALITY: dict[str, float | None] = {"originals": None, "tiers": 1.0}
+"""`Pipeline.tier_quality` of each way; `--tier-quality` changes that of the tiers."""
 
 
 def enlarged(path: Path, count: int) -> Iterator[dict[str, Any]]:
@@ -120,12 +120,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, default=root, help="holds cifar10-train.tar and cifar10-test.tar")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--epochs", type=int, default=12)
+    parser.add_argument("--epochs", type=int, default=8)
+    parser.add_argument("--tier-quality", type=float, default=1.0)
     parser.add_argument("--quick", action="store_true", help="50 images a class, 2 epochs: does it work")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     epochs = 2 if options.quick else options.epochs
     count = 50 if options.quick else 1 << 20
+    QUALITY["tiers"] = options.tier_quality
     runs: list[dict[str, Any]] = []
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
@@ -147,7 +149,9 @@ def main() -> None:
     cells = (spread([tier[name] - whole[name] for tier, whole in pairs]) for name in QUALITY)
     print(f"| difference within a seed | {' | '.join(cells)} |")
     if options.json:
-        options.json.write_text(json.dumps({"epochs": epochs, "runs": runs}, indent=1))
+        options.json.write_text(
+            json.dumps({"epochs": epochs, "tier_quality": options.tier_quality, "runs": runs}, indent=1)
+        )
 
 
 if __name__ == "__main__":

@@ -95,7 +95,7 @@ CONTESTANTS = {
         Contestant(
             "resflow-tiers",
             "resflow_tiers",
-            "Resflow, worker processes, tiers 96, 160 and 256 beside the shards",
+            "Resflow, worker processes, tiers 96, 160, 256 (of photos 512, too) beside the shards",
             options={"workers": True},
             own_format=True,
             peer=False,

@@ -13,6 +13,8 @@ from resflow.sources.paths import index_path
 from resflow.sources.tier_writer import make_tiers
 
 SIDES = (96, 160, 256)
+LARGE = {"photos": (512,)}
+"""Beside these, for a set of images: a crop of a quarter of a photo to 224 pixels needs about 448 of its short side."""
 
 
 def _shards(folder: Path) -> list[str]:
@@ -26,7 +28,7 @@ def prepare(job: Job, folder: Path) -> None:
         os.link(shard, folder / shard.name)
     shards = _shards(folder)
     write_index(build_index(shards), index_path(shards))
-    make_tiers(shards, SIDES, workers=1)
+    make_tiers(shards, SIDES + LARGE.get(Path(job.folder).name.split("-")[0], ()), workers=1)
 
 
 def passes(job: Job) -> Iterator[Batches]:

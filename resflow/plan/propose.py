@@ -16,65 +16,14 @@ import numpy.typing as npt
 
 from resflow.errors import ConfigError
 from resflow.plan.buckets import Sizes
+from resflow.plan.tier_cost import DecodeCost, Draws, Floats, decode_work, tier_bytes
 from resflow.plan.tiers import choose_tiers, tier_size
 
 STEP = 32
 """Candidates are multiples of it, in pixels."""
 MOST_SIDE = 1024
 """Largest candidate, in pixels."""
-_HEADERS, _PIXELS, _DETAIL = 600.0, 0.9175, 0.296  # bytes, and powers of pixels and of bytes a pixel
 _SAME = 1e-12  # relative difference of sums that were added up in another order
-_OVERSAMPLE = 1.5  # decoded pixels for an output pixel, below which no reduced size is decoded (decode.turbo)
-
-Floats = npt.NDArray[np.float64]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Draws:
-    """What a pipeline draws of samples: M windows.
-
-    Args:
-        row: int64 [M], whose: rows of the sizes that they were drawn for.
-        matrix: float64 [M, 3, 3], pixels of the original to output pixels.
-        shape: int32 [M, 2], height and width of the outputs in pixels.
-    """
-
-    row: npt.NDArray[np.int64]
-    matrix: Floats
-    shape: npt.NDArray[np.int32]
-
-    def __len__(self) -> int:
-        return len(self.row)
-
-
-@dataclass(frozen=True, slots=True)
-class DecodeCost:
-    """Processor time of an image in milliseconds: a sum of what it takes.
-
-    The defaults are what explains best how long the loader took in one process (`python benchmarks/tiers.py
-    --calibrate`, docs/tiers.md). Another machine takes another time, but much the same shares of it, on which alone
-    proposals and ratios depend.
-
-    Args:
-        image: of any image.
-        kilobyte: of a thousand encoded bytes that are read, from the first to the last row that is shown.
-        decoded: of a million pixels that are transformed and resized, at the size they are decoded at.
-        output: of a million pixels of the output.
-    """
-
-    image: float = 0.21
-    kilobyte: float = 0.0098
-    decoded: float = 1.05
-    output: float = 4.6
-
-    def __post_init__(self) -> None:
-        values = (self.image, self.kilobyte, self.decoded, self.output)
-        if not all(np.isfinite(value) and value >= 0 for value in values) or not any(values):
-            raise ConfigError(f"DecodeCost must be finite milliseconds of at least 0, and one above it; got {self}")
-
-    def of(self, work: Floats) -> Floats:
-        """float64 [M], milliseconds, of what `decode_work` tells."""
-        return np.asarray(work @ np.array([self.image, self.kilobyte, self.decoded, self.output]), np.float64)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,53 +52,6 @@ class TierProposal:
         return self.without / self.milliseconds
 
 
-def tier_bytes(size: Sizes, image_bytes: npt.NDArray[np.int64], side: int) -> Floats:
-    """Bytes that images are predicted to have in a tier, as `resflow tiers` makes it (JPEG, quality 85, 4:4:4).
-
-    Fitted to the photographs of imagenet500; sums over the 159 JPEGs of coco-mini, which it was not fitted to, are met
-    within 2 %. Lossless originals have more bytes for the same detail: tiers of camvid's PNGs have half of what is
-    predicted.
-
-    Args:
-        size: int32 [N, 2], height and width of the originals in pixels.
-        image_bytes: int64 [N], their bytes.
-        side: the tier's short side in pixels.
-
-    Returns:
-        float64 [N]; inf where the tier has no entry: the image is not larger, or its bytes are not more.
-    """
-    pixels = tier_size(size, side).astype(np.float64).prod(axis=1)
-    detail = image_bytes / size.astype(np.float64).prod(axis=1)
-    found = _HEADERS + pixels**_PIXELS * detail**_DETAIL
-    return np.where((size.min(axis=1) > side) & (found < image_bytes), found, np.inf)
-
-
-def decode_work(draws: Draws, size: Sizes, stored: Sizes, stored_bytes: Floats) -> Floats:
-    """What decoding takes of each draw.
-
-    Args:
-        draws: M windows.
-        size: int32 [M, 2], height and width of their originals.
-        stored: int32 [M, 2], height and width of the images that are read.
-        stored_bytes: float64 [M], their bytes.
-
-    Returns:
-        float64 [M, 4]: images (1), thousands of bytes read, millions of pixels decoded, millions of output pixels.
-    """
-    output = draws.shape.astype(np.float64)
-    inverse = np.linalg.inv(draws.matrix)
-    corners = np.array([[0, 0], [0, 1], [1, 0], [1, 1]], np.float64)[None] * output[:, None, ::-1]  # [M, 4, 2], (x, y)
-    source = np.einsum("mij,mcj->mci", inverse[:, :2, :2], corners) + inverse[:, None, :2, 2]
-    source = np.clip(source / size[:, None, ::-1], 0, 1)  # shares of the image
-    seen = (source.max(axis=1) - source.min(axis=1)).prod(axis=1)
-    density = np.linalg.norm(draws.matrix[:, :2, :2], axis=1)[:, ::-1]  # [M, 2]: output pixels a source pixel, y first
-    step = (stored / size / density).min(axis=1)  # stored pixels an output pixel
-    reduced = np.select([step >= 8 * _OVERSAMPLE, step >= 4 * _OVERSAMPLE, step >= 2 * _OVERSAMPLE], [8, 4, 2], 1)
-    decoded = seen * stored.astype(np.float64).prod(axis=1) / reduced**2
-    read = source[..., 1].max(axis=1) * stored_bytes
-    return np.stack([np.ones(len(draws)), read / 1e3, decoded / 1e6, output.prod(axis=1) / 1e6], axis=1)
-
-
 def propose_tiers(
     size: Sizes,
     image_bytes: npt.NDArray[np.int64],
@@ -157,6 +59,7 @@ def propose_tiers(
     *,
     budget: float,
     quality: float = 1.0,
+    most: int = 4,
     candidates: Sequence[int] | None = None,
     cost: DecodeCost | None = None,
 ) -> TierProposal:
@@ -168,15 +71,16 @@ def propose_tiers(
         draws: what the pipeline draws of them, over its whole schedule.
         budget: most bytes of all tiers together, as a share of the originals'; above 0.
         quality: `Pipeline.tier_quality`.
+        most: number of tiers, at least 1; beyond a few, another one brings little.
         candidates: sides to choose from, in pixels, ascending; by default multiples of 32, up to the largest that any
             draw needs.
         cost: of decoding.
 
     Returns:
-        The optimum over all subsets of the candidates; of equally cheap ones, the one of fewest bytes.
+        The optimum over all sets of so many candidates; of equally cheap ones, the one of fewest bytes.
 
     Raises:
-        ConfigError: no samples or draws, or a budget, quality or candidates out of range.
+        ConfigError: no samples or draws, or a budget, quality, number or candidates out of range.
     """
     if not len(size) or not len(draws):
         raise ConfigError(f"tiers are proposed for samples and draws; got {len(size)} samples, {len(draws)} draws")
@@ -186,13 +90,15 @@ def propose_tiers(
         )
     if not (np.isfinite(quality) and quality > 0):
         raise ConfigError(f"quality must be a number above 0 (Pipeline.tier_quality); got {quality!r}")
+    if most < 1:
+        raise ConfigError(f"the number of tiers must be at least 1; got {most!r}")
     cost = cost or DecodeCost()
     sides = _candidates(size, draws, quality) if candidates is None else tuple(candidates)
     if any(type(side) is not int or side < 1 for side in sides) or any(np.diff(sides) <= 0):
         raise ConfigError(f"candidates must be whole numbers of pixels, ascending; got {sides!r}")
     service = _serve(size, image_bytes, draws, sides, quality)
     spent = np.array([np.bincount(service.need, cost.of(work), len(sides) + 1) for work in service.work])
-    return _told(sides, _best(spent, service.share, budget), service, cost)
+    return _told(sides, _best(spent, service.share, budget, most), service, cost)
 
 
 def predict_tiers(
@@ -268,34 +174,32 @@ class _State(NamedTuple):
     sides: tuple[int, ...]
 
 
-def _best(spent: Floats, weights: Sequence[float], budget: float) -> tuple[int, ...]:
+def _best(spent: Floats, weights: Sequence[float], budget: float, most: int) -> tuple[int, ...]:
     """Numbers of the candidates of the cheapest choice.
 
     Args:
         spent: float64 [K + 1, K + 1], milliseconds of the draws that need candidate n if c serves them; K: originals.
         weights: share of each candidate's bytes.
         budget: most of them together.
+        most: candidates.
     """
     count = len(weights)
     total = np.concatenate([np.zeros((count + 1, 1)), spent.cumsum(axis=1)], axis=1)  # [c, n]: those that need below n
-    fronts = [[_State(0.0, 0.0, ())]]  # by the last tier chosen, from none on; no state is beaten in both numbers
-    for last in range(count):
-        found = [
-            _State(
-                state.cost + total[last, last + 1] - total[last, previous],
-                state.share + weights[last],
-                (*state.sides, last),
-            )
-            for previous, front in enumerate(fronts)
-            for state in front
-            if state.share + weights[last] <= budget
-        ]
-        fronts.append(_unbeaten(found))
-    ends = [
-        state._replace(cost=state.cost + total[count, count + 1] - total[count, previous])
-        for previous, front in enumerate(fronts)
-        for state in front
-    ]
+    ends = [_State(total[count, count + 1], 0.0, ())]
+    fronts = [[_State(0.0, 0.0, ())]]  # choices of so many tiers by the last, plus one; none is beaten in both numbers
+    for _ in range(most):
+        longer: list[list[_State]] = [[]]
+        for last, weight in enumerate(weights):
+            found = [
+                _State(state.cost + total[last, last + 1] - total[last, at], state.share + weight, (*state.sides, last))
+                for at, front in enumerate(fronts[: last + 1])
+                for state in front
+                if state.share + weight <= budget
+            ]
+            longer.append(_unbeaten(found))
+            rest = total[count, count + 1] - total[count, last + 1]
+            ends += [state._replace(cost=state.cost + rest) for state in longer[-1]]
+        fronts = longer
     least = min(state.cost for state in ends) * (1 + _SAME)
     return min(
         (state for state in ends if state.cost <= least), key=lambda state: (state.share, len(state.sides))

@@ -8,7 +8,7 @@ from resflow.geometry import apply_views
 from resflow.pipeline import Pipeline
 from resflow.plan import Buckets
 from resflow.plan.buckets import Sizes
-from resflow.plan.propose import Draws
+from resflow.plan.tier_cost import Draws
 
 _DRAWS = 1 << 15
 

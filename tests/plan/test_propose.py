@@ -14,7 +14,8 @@ from resflow.errors import ConfigError
 from resflow.geometry import Fit, RandomResizedCrop, apply_views
 from resflow.headers import read_header
 from resflow.plan import propose
-from resflow.plan.propose import DecodeCost, Draws, TierProposal, decode_work, predict_tiers, propose_tiers, tier_bytes
+from resflow.plan.propose import TierProposal, predict_tiers, propose_tiers
+from resflow.plan.tier_cost import DecodeCost, Draws, decode_work, tier_bytes
 from resflow.plan.tiers import choose_tiers, tier_size
 from resflow.sources.tier_images import shrink
 
@@ -53,37 +54,44 @@ def by_hand(
 
 
 def brute_force(
-    size: np.ndarray, lengths: np.ndarray, draws: Draws, candidates: Sequence[int], budget: float, quality: float
+    size: np.ndarray,
+    lengths: np.ndarray,
+    draws: Draws,
+    candidates: Sequence[int],
+    budget: float,
+    quality: float,
+    most: int,
 ) -> float:
     """The least milliseconds over all subsets within the budget."""
-    subsets = itertools.chain.from_iterable(itertools.combinations(candidates, n) for n in range(len(candidates) + 1))
+    subsets = itertools.chain.from_iterable(itertools.combinations(candidates, n) for n in range(most + 1))
     results = (by_hand(size, lengths, draws, subset, quality) for subset in subsets)
     return min(cost for cost, share in results if share <= budget)
 
 
 GRID = [
-    (outputs, budget, quality)
+    (outputs, budget, quality, most)
     for outputs in ([128], [96, 224], [64, 128, 192])
     for budget in (0.02, 0.1, 0.3, 2.0)
-    for quality in (1.0, 1.5)
+    for quality, most in ((1.0, 2), (1.0, 6), (1.5, 3))
 ]
 
 
-@pytest.mark.parametrize(("outputs", "budget", "quality"), GRID)
-def test_it_is_the_best_of_all_subsets(outputs: list[int], budget: float, quality: float) -> None:
+@pytest.mark.parametrize(("outputs", "budget", "quality", "most"), GRID)
+def test_it_is_the_best_of_all_subsets(outputs: list[int], budget: float, quality: float, most: int) -> None:
     candidates = (64, 96, 160, 192, 256, 352)
     size, lengths, draws = made_up(len(outputs), 120, outputs)
-    found = propose_tiers(size, lengths, draws, budget=budget, quality=quality, candidates=candidates)
+    found = propose_tiers(size, lengths, draws, budget=budget, quality=quality, most=most, candidates=candidates)
     cost, share = by_hand(size, lengths, draws, found.sides, quality)
     assert found.milliseconds == pytest.approx(cost)
     assert found.bytes_share == pytest.approx(share)
     assert share <= budget
-    assert cost == pytest.approx(brute_force(size, lengths, draws, candidates, budget, quality))
+    assert len(found.sides) <= most
+    assert cost == pytest.approx(brute_force(size, lengths, draws, candidates, budget, quality, most))
     assert found.without == pytest.approx(by_hand(size, lengths, draws, (), quality)[0])
 
 
 def test_the_law_catches_a_choice_that_takes_the_cheapest_tier_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    def greedy(_spent: object, share: Sequence[float], budget: float) -> tuple[int, ...]:
+    def greedy(_spent: object, share: Sequence[float], budget: float, _most: int) -> tuple[int, ...]:
         total, chosen = 0.0, []
         for number, one in enumerate(share):
             if total + one <= budget:
@@ -93,7 +101,7 @@ def test_the_law_catches_a_choice_that_takes_the_cheapest_tier_first(monkeypatch
 
     monkeypatch.setattr(propose, "_best", greedy)
     with pytest.raises(AssertionError):
-        test_it_is_the_best_of_all_subsets([96, 224], 0.3, 1.0)
+        test_it_is_the_best_of_all_subsets([96, 224], 0.3, 1.0, 6)
 
 
 def test_prediction_reads_what_the_loader_would_read() -> None:
@@ -161,6 +169,8 @@ def test_what_is_wrong_is_named() -> None:
         propose_tiers(size, lengths, draws, budget=1, quality=float("nan"))
     with pytest.raises(ConfigError, match=r"candidates must be whole numbers of pixels, ascending; got \(64, 32\)"):
         propose_tiers(size, lengths, draws, budget=1, candidates=(64, 32))
+    with pytest.raises(ConfigError, match="number of tiers must be at least 1; got 0"):
+        propose_tiers(size, lengths, draws, budget=1, most=0)
     with pytest.raises(ConfigError, match="got 0 samples, 10 draws"):
         propose_tiers(size[:0], lengths[:0], draws, budget=1)
     with pytest.raises(ConfigError, match="DecodeCost must be finite milliseconds of at least 0"):
