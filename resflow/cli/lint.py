@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -47,6 +46,7 @@ def lint(
 ) -> None:
     """Read and decode every sample, with its targets, and list those that are bad; exit code 3 if there are any."""
     from resflow.loader import DataLoader
+    from resflow.runtime.stats import cpus
 
     start = time.perf_counter()
     dataset, _ = open_data(
@@ -57,7 +57,7 @@ def lint(
     loader: DataLoader[Any] = DataLoader(
         source,
         batch_size=32,
-        num_workers=len(os.sched_getaffinity(0)) if workers is None else workers,
+        num_workers=cpus() if workers is None else workers,
         pipeline=_pipeline(pipeline, source),
     )
     seen = 0
