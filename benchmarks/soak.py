@@ -146,20 +146,21 @@ class Soak:
         self.tally.legs[f"{how}, {world} ranks"] += 1
         start = time.monotonic()
         try:
-            loaders = [self._loader(rank, world, where) for rank in range(world)]
-            if self.state is not None:
-                for loader in loaders:
-                    loader.load_state_dict(json.loads(self.state))
-            self._pass(loaders, before, end)
+            self._pass([self._resumed(rank, world, where) for rank in range(world)], before, end)
         except ResflowError as error:
             self.tally.errors[type(error).__name__] += 1
             if not isinstance(error, WorkerError):
                 print(f"{type(error).__name__}: {error}", flush=True)
-        loaders = []
         self.tally.slowest = max(self.tally.slowest, time.monotonic() - start)
         left = before.more(wait=2)
         self.tally.descriptors.append(left.pop("descriptors", 0))
         self.tally.left += left
+
+    def _resumed(self, rank: int, world: int, where: str) -> rf.DataLoader[Any]:
+        loader = self._loader(rank, world, where)
+        if self.state is not None:
+            loader.load_state_dict(json.loads(self.state))
+        return loader
 
     def _pass(self, loaders: Sequence[rf.DataLoader[Any]], before: Any, end: float) -> None:
         """The rest of an epoch, step by step; a fault at a random step."""
