@@ -12,8 +12,8 @@ rounds, points in turn, the fastest counts, as others may use the machine.
 A last table tells whether anything grows worse than linearly: of all pairs of points, the one where a figure grew most
 against what it may grow by, which must not exceed the tolerance:
 
-- seconds an image: not at all with batch size, samples, buckets (so an epoch's time is linear in its samples) and
-  workers up to the number of cores;
+- seconds and processor seconds an image: not at all with batch size, samples, buckets (so an epoch's time is linear in
+  its samples) and workers up to the number of cores;
 - seconds to the first batch, seconds of planning, memory, bytes of index and plan: in proportion.
 
 Ends with 1 if one does. `--quick`: two points on drawn images in one process; seconds are not judged.
@@ -57,7 +57,7 @@ _QUICK_USUAL = {"workers": 1, "batch": 16, "samples": 64, "buckets": 2}
 _QUICK_AXES: dict[str, tuple[int, ...]] = {"workers": (), "batch": (), "samples": (64, 8000), "buckets": ()}
 _BATCH_SAMPLES = 8192  # of the dataset while batch size grows, lest most batches are an epoch's last
 _AHEAD = 2  # batches that each worker makes ahead
-_TIMED = ("image_s", "first_batch_s", "plan_s")
+_TIMED = ("image_s", "image_cpu_s", "first_batch_s", "plan_s")
 
 
 class Law(NamedTuple):
@@ -71,11 +71,14 @@ class Law(NamedTuple):
 
 LAWS = (
     Law("workers", "image_s", 0),
+    Law("workers", "image_cpu_s", 0),
     Law("workers", "memory", 1),
     Law("batch", "image_s", 0),
+    Law("batch", "image_cpu_s", 0),
     Law("batch", "first_batch_s", 1),
     Law("batch", "memory", 1),
     Law("samples", "image_s", 0),
+    Law("samples", "image_cpu_s", 0),
     Law("samples", "first_batch_s", 1),
     Law("samples", "memory", 1),
     Law("samples", "plan_s", 1),
@@ -83,6 +86,7 @@ LAWS = (
     Law("samples", "index_bytes", 1, 1.1),
     Law("samples", "plan_bytes", 1, 1.1),
     Law("buckets", "image_s", 0),
+    Law("buckets", "image_cpu_s", 0),
     Law("buckets", "first_batch_s", 1),
     Law("buckets", "memory", 1),
 )
@@ -135,13 +139,20 @@ def throughput(shards: list[str], point: dict[str, int], seconds: float) -> dict
     first = time.perf_counter() - start
     for _ in range(_AHEAD * point["workers"]):
         next(batches)
-    seen, begin = 0, time.perf_counter()
+    worked, seen, begin = _processor_seconds(), 0, time.perf_counter()
     while (spent := time.perf_counter() - begin) < seconds or not seen:
         seen += len(next(batches))
+    worked = _processor_seconds() - worked
     this = psutil.Process()
     memory = sum(one.memory_full_info().pss for one in (this, *this.children(recursive=True)))
     batches.close()
-    return {"image_s": spent / seen, "first_batch_s": first, "memory": memory}
+    return {"image_s": spent / seen, "image_cpu_s": worked / seen, "first_batch_s": first, "memory": memory}
+
+
+def _processor_seconds() -> float:
+    """Of this process and its workers, which live on from pass to pass."""
+    this = psutil.Process()
+    return sum(sum(one.cpu_times()[:2]) for one in (this, *this.children(recursive=True)))
 
 
 def planning(shards: list[str]) -> dict[str, float]:
@@ -179,7 +190,7 @@ def judged(measured: Sequence[dict[str, Any]], quick: bool) -> list[dict[str, An
     cores, checks = len(os.sched_getaffinity(0)), []
     for law in LAWS:
         rows = [row for row in measured if row["axis"] == law.axis]
-        if (law.axis, law.figure) == ("workers", "image_s"):
+        if law.axis == "workers" and law.figure in _TIMED:
             rows = [row for row in rows if row["workers"] <= cores]
         pairs = list(itertools.combinations(rows, 2))
         if not pairs or (quick and law.figure in _TIMED):
@@ -196,11 +207,13 @@ def tables(measured: Sequence[dict[str, Any]], checks: Sequence[dict[str, Any]])
     """All as Markdown."""
     lines = []
     for axis in dict.fromkeys(row["axis"] for row in measured):
-        lines += [f"| {axis} | images a second | first batch, s | memory, MiB |", "|---|---|---|---|"]
+        lines += [f"| {axis} | images a second | processor ms an image | first batch, s | memory, MiB |"]
+        lines.append("|---|---|---|---|---|")
         for row in measured:
             if row["axis"] == axis:
-                rate, memory = 1 / row["image_s"], row["memory"] / 2**20
-                lines.append(f"| {row[axis]:,} | {rate:,.0f} | {row['first_batch_s']:.2f} | {memory:,.0f} |")
+                cells = [f"{row[axis]:,}", f"{1 / row['image_s']:,.0f}", f"{1e3 * row['image_cpu_s']:.2f}"]
+                cells += [f"{row['first_batch_s']:.2f}", f"{row['memory'] / 2**20:,.0f}"]
+                lines.append(f"| {' | '.join(cells)} |")
         lines.append("")
     lines += ["| samples | index, bytes a sample | plan, bytes a sample | peak of planning, MiB | planning, s |"]
     lines.append("|---|---|---|---|---|")
