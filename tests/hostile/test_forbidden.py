@@ -26,6 +26,9 @@ LOADERS = {f"yaml.{name}" for name in ("Loader", "UnsafeLoader", "FullLoader", "
 SAFE = {"shell": False, "allow_pickle": False, "weights_only": True}
 """Arguments, and the only value that they may have."""
 
+BETWEEN_OWN_PROCESSES = {"runtime/parcel.py", "sources/ray_tasks.py"}
+"""Files that pickle what the processes of one loader, or one Ray job, send each other; nothing they unpickle was stored."""
+
 
 def forbidden(source: str) -> Iterator[tuple[int, str]]:
     """Line and name of everything in a file that the package never does."""
@@ -71,7 +74,8 @@ def dotted(node: ast.expr, names: dict[str, str]) -> str:
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_nothing_forbidden_is_done(path: Path) -> None:
-    assert list(forbidden(path.read_text())) == []
+    own = str(path.relative_to(ROOT)) in BETWEEN_OWN_PROCESSES
+    assert [name for _, name in forbidden(path.read_text()) if not (own and name.startswith("pickle."))] == []
 
 
 @pytest.mark.parametrize(
