@@ -27,7 +27,7 @@ SAFE = {"shell": False, "allow_pickle": False, "weights_only": True}
 """Arguments, and the only value that they may have."""
 
 BETWEEN_OWN_PROCESSES = {"runtime/parcel.py", "sources/ray_tasks.py"}
-"""Files that pickle what the processes of one loader, or one Ray job, send each other; nothing they unpickle was stored."""
+"""Files that pickle what processes of one loader, or of one Ray job, send each other; none of it was ever stored."""
 
 
 def forbidden(source: str) -> Iterator[tuple[int, str]]:
