@@ -74,7 +74,7 @@ class Batch:
     keypoint_pairs: KeypointPairs = ()
     present: torch.Tensor | None = None
     skipped: tuple[Skipped, ...] = ()
-    cost: Cost | None = field(default=None, repr=False)
+    cost: Cost | None = field(default=None, repr=False, compare=False)
 
     def __iter__(self) -> Iterator[Any]:
         return iter((self.images, self.targets))

@@ -141,7 +141,7 @@ def same(one: Any, other: Any) -> None:
     if isinstance(one, torch.Tensor):
         torch.testing.assert_close(one, other, rtol=0, atol=0, equal_nan=True)
     elif dataclasses.is_dataclass(one):
-        for field in dataclasses.fields(one):
+        for field in (field for field in dataclasses.fields(one) if field.compare):
             same(getattr(one, field.name), getattr(other, field.name))
     elif isinstance(one, dict):
         assert one.keys() == other.keys()

@@ -39,7 +39,7 @@ def instances() -> Instances:
 
 
 def check_equal(one: Instances, other: Instances, tolerance: float = 1e-3) -> None:
-    for field in dataclasses.fields(one):
+    for field in (field for field in dataclasses.fields(one) if field.compare):
         left, right = getattr(one, field.name), getattr(other, field.name)
         if isinstance(left, torch.Tensor):
             assert left.is_cuda, field.name

@@ -103,7 +103,7 @@ def check_same_targets(one: Any, other: Any) -> None:
         for name in one:
             check_same_targets(one[name], other[name])
     elif dataclasses.is_dataclass(one):
-        for field in dataclasses.fields(one):
+        for field in (field for field in dataclasses.fields(one) if field.compare):
             check_same_targets(getattr(one, field.name), getattr(other, field.name))
     else:
         assert one == other
