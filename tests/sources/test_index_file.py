@@ -303,7 +303,9 @@ def test_index_that_was_replaced_while_in_use(make_shards: MakeShards, tmp_path:
 def test_folder_that_cannot_be_written(make_shards: MakeShards, tmp_path: Path) -> None:
     make_shards(1, 2)
     index = build_index(f"{tmp_path}/train-0000.tar")
-    with pytest.raises(IndexFileError, match=r"the index cannot be written: .* Make room on its disk, or its folder writable"):
+    with pytest.raises(
+        IndexFileError, match=r"the index cannot be written: .* Make room on its disk, or its folder writable"
+    ):
         write_index(index, tmp_path / "missing" / "x.arrow")
 
 
