@@ -59,6 +59,8 @@ class Loop(Iterator[Any]):
             raise
         except ResflowError as error:
             self._error = copy.copy(error)  # without the traceback, whose frames would keep the workers
+            if self._watch is not None:
+                self._watch.end()
             self.close()
             self._loader._iterator = None  # workers that persist may be the dead ones
             raise

@@ -118,6 +118,13 @@ class WorkerWatch:
             raise self._seen.error() from error
         raise error
 
+    def end(self) -> None:
+        """End the workers of a pass that has failed, now: the error's traceback holds the iterator, and one that is
+        collected with it cannot reach its workers any more and waits 5 s for each."""
+        iterator = self._iterator()
+        if iterator is not None and not self._seen.death.is_set():
+            iterator._shutdown_workers()
+
     def close(self) -> None:
         """End what a death has left: other workers, queues, shared memory; harmless without a death."""
         if not self._seen.death.is_set():

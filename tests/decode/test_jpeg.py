@@ -206,3 +206,33 @@ def test_damaged_files_do_no_damage() -> None:
 def test_damaged_files_never_lead_out_of_an_array(tmp_path: Path) -> None:
     """The same with every access checked, in the same code compiled anew."""
     fuzz(60_000, 1, NUMBA_BOUNDSCHECK="1", NUMBA_CACHE_DIR=str(tmp_path))
+
+
+_HASH = """
+    import hashlib
+    import numpy as np
+    from tests.decode import samples
+    from tests.decode.test_jpeg import KINDS, decode, encode
+
+    pixels = [
+        decode(encode(samples.picture(97, 131, seed), **options), (3.3, 5.7), (40, 50), step)
+        for seed, options in enumerate(KINDS.values())
+        for step in (0.7, 1.6, 2.1)
+    ]
+    print(hashlib.sha256(np.stack(pixels).tobytes()).hexdigest())
+"""
+
+
+@pytest.mark.slow
+def test_pixels_do_not_depend_on_what_was_compiled_when(tmp_path: Path) -> None:
+    """Law: a process that compiles, one that finds all compiled and one that finds a part give the same pixels."""
+
+    def run() -> bytes:
+        environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path)}
+        code = textwrap.dedent(_HASH)
+        return subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, check=True).stdout
+
+    compiled, found = run(), run()
+    for file in tmp_path.rglob("window.*"):
+        file.unlink()
+    assert compiled == found == run() != b""

@@ -21,6 +21,7 @@ from resflow.sources.remote import RemoteShardSource
 from resflow.sources.stream import read_shard
 from resflow.sources.transport import status_failure
 from tests.servers import HostileServer, certificate, hostile_server
+from tests.sources import remote_sets
 from tests.sources.remote_sets import check_equal, check_silent, fails_within, make_served, plain
 
 QUICK = Store(deadline=3, stall=0.3, retries=2)
@@ -126,6 +127,7 @@ def test_the_law_of_deadlines_catches_a_wait_without_end(
     server: HostileServer, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(http_store, "_patience", lambda stall, until: 1.5)
+    monkeypatch.setattr(remote_sets, "SLACK", 1.0)
     remote = ShardSource(server.address("stall", name), store=Store(deadline=0.1))
     began = time.monotonic()
     with pytest.raises(AssertionError, match="took"), fails_within(0.1, "deadline"):

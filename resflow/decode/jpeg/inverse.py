@@ -15,6 +15,9 @@ LANES = 16
 BLOCK = 65 * LANES
 """Values of a group: 64 coefficients of each block, and a place for those that do not count."""
 
+EXACT = {"nnan", "ninf", "nsz"}
+"""Freedoms of the compiler that change no result. Fusing and reordering would, and not the same way in code compiled by
+this process and in code out of numba's cache: two workers would give different pixels."""
 SIDES = (6, 4, 3, 2, 1)
 """Pixels a side that a block may become instead of 8."""
 
@@ -67,7 +70,7 @@ def three(x0, x1, x2):
     return a + b, x0 * _45 - x2 * _HALF, a - b
 
 
-@njit(cache=True, nogil=True, fastmath=True)
+@njit(cache=True, nogil=True, fastmath=EXACT)
 def inverse_8(x, q, work, out, stride):
     """A group into 8 rows of 8 pixels a block; arguments as `inverse` cuts them."""
     for u in range(8):
@@ -116,7 +119,7 @@ def inverse_8(x, q, work, out, stride):
             line[i + 7] = to_byte(y[7])
 
 
-@njit(cache=True, nogil=True, fastmath=True)
+@njit(cache=True, nogil=True, fastmath=EXACT)
 def inverse_6(x, q, work, out, stride):
     """A group into 6 rows of 6 pixels a block."""
     for u in range(6):
@@ -150,7 +153,7 @@ def inverse_6(x, q, work, out, stride):
             line[i + 5] = to_byte(y[5])
 
 
-@njit(cache=True, nogil=True, fastmath=True)
+@njit(cache=True, nogil=True, fastmath=EXACT)
 def inverse_4(x, q, work, out, stride):
     """A group into 4 rows of 4 pixels a block."""
     for u in range(4):
@@ -178,7 +181,7 @@ def inverse_4(x, q, work, out, stride):
             line[i + 3] = to_byte(y[3])
 
 
-@njit(cache=True, nogil=True, fastmath=True)
+@njit(cache=True, nogil=True, fastmath=EXACT)
 def inverse_3(x, q, work, out, stride):
     """A group into 3 rows of 3 pixels a block."""
     for u in range(3):
@@ -201,7 +204,7 @@ def inverse_3(x, q, work, out, stride):
             line[i + 2] = to_byte(y[2])
 
 
-@njit(cache=True, nogil=True, fastmath=True)
+@njit(cache=True, nogil=True, fastmath=EXACT)
 def inverse_2(x, q, out, stride):
     """A group into 2 rows of 2 pixels a block."""
     upper, lower = out[: 2 * LANES], out[stride : stride + 2 * LANES]

@@ -6,7 +6,7 @@ import numpy as np
 from numba import njit
 from numpy import float32, int32, uint8, uintp
 
-from resflow.decode.jpeg.inverse import LANES, SIDES
+from resflow.decode.jpeg.inverse import EXACT, LANES, SIDES
 from resflow.decode.jpeg.scan import read_scan
 from resflow.decode.jpeg.segments import ACROSS, COMPONENTS, DOWN, HEIGHT, INFO, WIDTH, read_segments
 from resflow.decode.kernels import triangle_weights
@@ -65,7 +65,7 @@ def fold_weights(weights, low, taps, size, smooth):
     return folded, folded_low, folded_taps
 
 
-@njit(cache=True, nogil=True, fastmath=True)
+@njit(cache=True, nogil=True, fastmath=EXACT)
 def blend_rows(planes, at, stride, last, weights, row, taps, line):
     """One row of a plane resized along y, into `line`.
 
@@ -115,7 +115,7 @@ def column_weights(weights, taps):
     return turned
 
 
-@njit(cache=True, nogil=True, fastmath=True)
+@njit(cache=True, nogil=True, fastmath=EXACT)
 def blend_columns(line, reads, weights, out):
     """A line resized along x.
 
@@ -155,7 +155,7 @@ def to_byte(value):
     return uint8(int32(min(max(value + float32(0.5), float32(0)), float32(255))))
 
 
-@njit(cache=True, nogil=True, fastmath=True)
+@njit(cache=True, nogil=True, fastmath=EXACT)
 def to_rgb(y, blue, red, out):
     """Brightness and colour differences, float32 [n] each, into uint8 [3 * n].
 
