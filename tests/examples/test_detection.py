@@ -33,7 +33,6 @@ def detection() -> ModuleType:
     return load("detection")
 
 
-@pytest.mark.slow
 def test_the_loss_falls(detection: ModuleType) -> None:
     losses, _ = detection.main(["--model", "fasterrcnn", "--epochs", "5", "--resolutions", "64", "96"])
     assert sum(losses[-2:]) / 2 < 0.7 * losses[0]
