@@ -265,9 +265,13 @@ class ShardSource:
 
     def _tier_image(self, sample_id: int, number: int, data: memoryview) -> memoryview:
         """The image in a tier's entry, which must be this sample's."""
+        original, key = self.shard_index.name(sample_id)
         tiers = self.open_tiers()
-        assert tiers is not None
-        start, key = int(tiers.offset[number][sample_id]), self.shard_index.name(sample_id)[1]
+        if tiers is None:
+            raise ShardError(
+                f"tier {number} is asked for, and there are none. Make them: {self._command}", shard=original
+            )
+        start = int(tiers.offset[number][sample_id])
         shard = str(tiers.shards[number][int(self.index.shard[sample_id])])
 
         def read(offset: int, count: int) -> memoryview:

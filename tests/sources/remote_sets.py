@@ -16,7 +16,7 @@ from PIL import Image
 from resflow.errors import ResflowError, ShardError
 from resflow.sources import Sample, ShardSource, build_index, index_path, write_index, write_shards
 
-SLACK = 10.0  # seconds beyond a deadline of one or two, on a busy machine; without one it would be a minute
+SLACK = 3.0  # seconds beyond a deadline, on a machine that runs two tests at a time
 
 
 def make_served(folder: Path, shards: int = 3, each: int = 4) -> str:
