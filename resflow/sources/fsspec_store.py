@@ -206,7 +206,8 @@ def _failure(error: Exception, url: str, store: Store) -> TryAgain | GiveUp:
         status: Any = meta.get("HTTPStatusCode") or getattr(link, "status", None) or getattr(link, "code", None)
         if str(status).isdecimal() and 300 <= int(status) <= 599:
             return status_failure(int(status), meta.get("HTTPHeaders", {}).get("retry-after"), code)
-    if isinstance(error, PermissionError) or "Credentials" in name:
+    forbidden = str(error).startswith("Forbidden: ")  # an OSError like any other, of gcsfs
+    if isinstance(error, PermissionError) or "Credentials" in name or forbidden:
         return GiveUp(f"refused: {reason}", "Check the credentials, renew them, then resume the loader.")
     passing = isinstance(error, OSError) or type(error).__module__.partition(".")[0] in (
         "aiohttp",
