@@ -384,7 +384,7 @@ def main() -> None:
     parser.add_argument("--methods", nargs="+", default=["fork", "forkserver", "spawn"])
     parser.add_argument("--phases", nargs="+", default=[*PHASES, "parent"])
     arguments = parser.parse_args()
-    multiprocessing.set_forkserver_preload(["resflow", "resflow.decode.turbo", "numba"])
+    multiprocessing.set_forkserver_preload(["resflow", "resflow.decode.turbo"])
     print(HEADER, flush=True)
     rows = []
     for method in arguments.methods:

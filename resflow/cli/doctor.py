@@ -168,7 +168,7 @@ def takes_window(data: bytes) -> bool:
     """
     import numpy as np
 
-    from resflow.decode.jpeg import decode_window
+    from resflow.decode.native import decode_window
     from resflow.headers import read_header
 
     header = read_header(data)

@@ -1,7 +1,6 @@
 """Compiled resampling of one uint8 image into a batch: an antialiased resize and a bilinear warp.
 
-Both release the interpreter lock. Compiled code is cached on disk: beside this file, or in the user's cache folder
-where that is not writable.
+`resflow.decode.native` is what calls them: it keeps them compiled.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ _U = np.uintp
 _F = np.float32
 
 
-@njit("void(float64, float64, int64, int64, float32[:, ::1], int64[::1], int64[::1])", cache=True, nogil=True)
+@njit(nogil=True)
 def triangle_weights(start, step, first, size, weights, low, taps):
     """Antialiased linear weights of source pixels, one row an output pixel.
 
@@ -45,7 +44,7 @@ def triangle_weights(start, step, first, size, weights, low, taps):
         low[j], taps[j] = a, b - a
 
 
-@njit("void(uint8[:, :, ::1], int64[::1], uint8[::1])", cache=True, nogil=True)
+@njit(nogil=True)
 def fill_outside(out, box, fill):
     """Fill what lies outside a box.
 
@@ -66,12 +65,7 @@ def fill_outside(out, box, fill):
             out[i, j, 0], out[i, j, 1], out[i, j, 2] = fill[0], fill[1], fill[2]
 
 
-@njit(
-    "void(uint8[:, :, ::1], uint8[:, :, ::1], int64[::1], float64, float64, float64, float64, uint8[::1])",
-    cache=True,
-    nogil=True,
-    fastmath=True,
-)
+@njit(nogil=True, fastmath=True)
 def resize(source, out, box, start_x, start_y, step_x, step_y, fill):
     """Resize a source into a box of `out`, exactly at fractional positions, and fill the rest.
 
@@ -134,11 +128,7 @@ def resize(source, out, box, start_x, start_y, step_x, step_y, fill):
             write += _U(3)
 
 
-@njit(
-    "void(uint8[:, :, ::1], uint8[:, :, ::1], float64[:, ::1], float64, float64, float64[::1], int64[::1], uint8[::1])",
-    cache=True,
-    nogil=True,
-)
+@njit(nogil=True)
 def warp(source, out, inverse, width, height, scale, origin, fill):
     """Sample an intermediate bilinearly under a turned map, edges repeated, with a crisp outline.
 

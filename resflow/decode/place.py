@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from resflow.decode.kernels import resize, warp
+from resflow.decode.native import resize, warp
 from resflow.decode.placement import Placement
 
 

@@ -11,8 +11,7 @@ import simplejpeg
 import torch
 
 from resflow.decode.base import Encoded, Fill, Pixels, check_pixels, checked_header, decode_error, output_tensor
-from resflow.decode.jpeg import decode_window
-from resflow.decode.kernels import fill_outside
+from resflow.decode.native import decode_window, fill_outside
 from resflow.decode.pillow import decode_checked
 from resflow.decode.place import FULL_SIZE, Grid, canvas, finish, place
 from resflow.decode.placement import Placement, placement

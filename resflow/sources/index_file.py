@@ -294,7 +294,8 @@ def open_index_file(path: Path, *, command: str = 'resflow index "PATTERN"', che
             for name in ("shard", "offset", "length", "image_offset", "image_length")
         }
         image_offset, image_length = array.pop("image_offset"), array.pop("image_length")
-        size = column["size"].flatten().to_numpy(zero_copy_only=True).reshape(-1, 2)
+        # By `values`, since `flatten` loads Arrow's functions, which takes longer than all else here.
+        size = column["size"].values.to_numpy(zero_copy_only=True).reshape(batch.num_rows, 2)
         index = Index(**array, size=size, fingerprint=str(meta["fingerprint"]))
     except FileNotFoundError as error:
         raise IndexFileError(f"there is no index here. Run: {command}", shard=where) from error

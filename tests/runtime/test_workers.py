@@ -17,7 +17,7 @@ import resflow as rf
 from benchmarks.worker_faults import BATCH, COUNT, HEADER, PHASES, Belongings, Faulty, kill_in, kill_parent, make_loader
 from resflow.errors import WorkerError
 
-multiprocessing.set_forkserver_preload(["resflow", "resflow.decode.turbo", "numba"])
+multiprocessing.set_forkserver_preload(["resflow", "resflow.decode.turbo"])
 
 
 @pytest.mark.parametrize("phase", PHASES)

@@ -21,7 +21,7 @@ CODES = (1 << LOOK) + 34
 END = 128
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def build_codes(counts, symbols, table, codes):
     """Fill one table of `codes`.
 
@@ -55,7 +55,7 @@ def build_codes(counts, symbols, table, codes):
     return True
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def long_code(codes, symbols, table, ahead):
     """Length << 8 | symbol of a code of more than `LOOK` bits, the first of `ahead`; 0 if there is none."""
     base = table * CODES + (1 << LOOK)
@@ -66,14 +66,14 @@ def long_code(codes, symbols, table, ahead):
     return 0
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def number(ahead, length, size):
     """The number of `size` bits that follows a code of `length` bits at the front of `ahead`."""
     value = int64((ahead << uint64(length)) >> uint64(64 - size))
     return value if value >= 1 << (size - 1) else value - (1 << size) + 1
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def whole_dc(found, ahead):
     """A difference of DC values: bits | number << 16; 0 where it is not one."""
     length, size = found >> 8, found & 255
@@ -84,7 +84,7 @@ def whole_dc(found, ahead):
     return int64(length + size + number(ahead, length, size) * 65536)
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def whole_ac(found, ahead):
     """A coefficient and the zeros before it: bits | run << 8 | number << 16; 0 where it is not one."""
     length, run, size = found >> 8, (found >> 4) & 15, found & 15
@@ -95,7 +95,7 @@ def whole_ac(found, ahead):
     return int64(length + run * 256) if run == 15 else int64(0)
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def build_whole(codes, table, whole):
     """Fill one table of `whole`, int32 [4 << LOOK], from its `codes`."""
     for i in range(1 << LOOK):
@@ -105,7 +105,7 @@ def build_whole(codes, table, whole):
         whole[(table << LOOK) + i] = entry if entry & 255 <= LOOK else 0
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def build_pairs(whole, table, pairs):
     """Fill one table of `pairs`, int64 [2 << LOOK], from the `whole` of AC table 2 or 3.
 

@@ -16,8 +16,8 @@ BLOCK = 65 * LANES
 """Values of a group: 64 coefficients of each block, and a place for those that do not count."""
 
 EXACT = {"nnan", "ninf", "nsz"}
-"""Freedoms of the compiler that change no result. Fusing and reordering would, and not the same way in code compiled by
-this process and in code out of numba's cache: two workers would give different pixels."""
+"""Freedoms of the compiler that change no result. Fusing and reordering would, and in another way on another processor:
+ranks would give different pixels."""
 SIDES = (6, 4, 3, 2, 1)
 """Pixels a side that a block may become instead of 8."""
 
@@ -26,13 +26,13 @@ _15, _30, _45, _60, _75 = (float32(0.5 * math.cos(math.radians(degrees))) for de
 _HALF = float32(0.5)
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def to_byte(value):
     """The nearest byte to a value about 0."""
     return uint8(int32(min(max(value + float32(128.5), float32(0)), float32(255))))
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def eight(x0, x1, x2, x3, x4, x5, x6, x7):
     """Eight samples of eight frequencies: even ones and odd ones, added and subtracted."""
     a, b = (x0 + x4) * _4, (x0 - x4) * _4
@@ -45,7 +45,7 @@ def eight(x0, x1, x2, x3, x4, x5, x6, x7):
     return e0 + o0, e1 + o1, e2 + o2, e3 + o3, e3 - o3, e2 - o2, e1 - o1, e0 - o0
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def four(x0, x1, x2, x3):
     """Four samples of the four lowest frequencies."""
     a, b = (x0 + x2) * _4, (x0 - x2) * _4
@@ -53,7 +53,7 @@ def four(x0, x1, x2, x3):
     return a + c, b + d, b - d, a - c
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def six(x0, x1, x2, x3, x4, x5):
     """Six samples of the six lowest frequencies."""
     a = x0 * _45
@@ -63,14 +63,14 @@ def six(x0, x1, x2, x3, x4, x5):
     return e0 + o0, e1 + b, e2 + o2, e2 - o2, e1 - b, e0 - o0
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def three(x0, x1, x2):
     """Three samples of the three lowest frequencies."""
     a, b = x0 * _45 + x2 * _60, x1 * _30
     return a + b, x0 * _45 - x2 * _HALF, a - b
 
 
-@njit(cache=True, nogil=True, fastmath=EXACT)
+@njit(nogil=True, fastmath=EXACT)
 def inverse_8(x, q, work, out, stride):
     """A group into 8 rows of 8 pixels a block; arguments as `inverse` cuts them."""
     for u in range(8):
@@ -119,7 +119,7 @@ def inverse_8(x, q, work, out, stride):
             line[i + 7] = to_byte(y[7])
 
 
-@njit(cache=True, nogil=True, fastmath=EXACT)
+@njit(nogil=True, fastmath=EXACT)
 def inverse_6(x, q, work, out, stride):
     """A group into 6 rows of 6 pixels a block."""
     for u in range(6):
@@ -153,7 +153,7 @@ def inverse_6(x, q, work, out, stride):
             line[i + 5] = to_byte(y[5])
 
 
-@njit(cache=True, nogil=True, fastmath=EXACT)
+@njit(nogil=True, fastmath=EXACT)
 def inverse_4(x, q, work, out, stride):
     """A group into 4 rows of 4 pixels a block."""
     for u in range(4):
@@ -181,7 +181,7 @@ def inverse_4(x, q, work, out, stride):
             line[i + 3] = to_byte(y[3])
 
 
-@njit(cache=True, nogil=True, fastmath=EXACT)
+@njit(nogil=True, fastmath=EXACT)
 def inverse_3(x, q, work, out, stride):
     """A group into 3 rows of 3 pixels a block."""
     for u in range(3):
@@ -204,7 +204,7 @@ def inverse_3(x, q, work, out, stride):
             line[i + 2] = to_byte(y[2])
 
 
-@njit(cache=True, nogil=True, fastmath=EXACT)
+@njit(nogil=True, fastmath=EXACT)
 def inverse_2(x, q, out, stride):
     """A group into 2 rows of 2 pixels a block."""
     upper, lower = out[: 2 * LANES], out[stride : stride + 2 * LANES]
@@ -219,7 +219,7 @@ def inverse_2(x, q, out, stride):
         lower[2 * b + 1] = to_byte(c - e)
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def inverse(coefficients, source, scale, table, work, planes, target, stride, side):
     """Transform one group of blocks.
 

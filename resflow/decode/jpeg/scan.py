@@ -26,7 +26,7 @@ _PAD = 4096
 _TOP = uint64(64 - LOOK)
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def next_bits(data, at):
     """Eight bytes, the first one highest; one machine instruction."""
     return (
@@ -41,7 +41,7 @@ def next_bits(data, at):
     )
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def unstuff(data, start, plain, ends):
     """Copy a scan without the zero bytes stuffed after 0xFF and without restart markers.
 
@@ -87,7 +87,7 @@ def unstuff(data, start, plain, ends):
     return segment + 1 == ends.shape[0]
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def build_tables(info, counts, symbols, codes, whole, pairs):
     """The tables that a scan's components use; whether they can be."""
     used = 0
@@ -103,7 +103,7 @@ def build_tables(info, counts, symbols, codes, whole, pairs):
     return True
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def read_scan(data, info, quant, counts, symbols, window, sides, planes, starts, strides):
     """Decode the blocks under a window into planes.
 

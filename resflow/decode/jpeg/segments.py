@@ -14,7 +14,7 @@ _JFIF = (0x4A, 0x46, 0x49, 0x46)
 _ADOBE = (0x41, 0x64, 0x6F, 0x62, 0x65)
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def starts_with(data, at, end, tag):
     """Whether a segment's content starts with `tag`."""
     if at + len(tag) > end:
@@ -25,7 +25,7 @@ def starts_with(data, at, end, tag):
     return same
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def read_quantisation(data, at, end, quant):
     """Fill `quant` from a DQT segment; the tables it held as bits, 0 where it is of another kind."""
     found = 0
@@ -40,7 +40,7 @@ def read_quantisation(data, at, end, quant):
     return found
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def read_codes(data, at, end, counts, symbols):
     """Fill `counts` and `symbols` from a DHT segment; the tables it held as bits, 0 where it is not sound."""
     found = 0
@@ -62,7 +62,7 @@ def read_codes(data, at, end, counts, symbols):
     return found
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def read_frame(data, at, end, info):
     """Fill `info` from a SOF segment; whether it is one of the kinds that are taken."""
     if end - at < 6 or data[at] != 8:
@@ -89,7 +89,7 @@ def read_frame(data, at, end, info):
     return whole
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def read_scan(data, at, end, frame, info, quants, codes):
     """Fill `info` from the SOS segment; whether the one scan holds the whole picture, with tables that are there."""
     components = info[COMPONENTS]
@@ -105,7 +105,7 @@ def read_scan(data, at, end, frame, info, quants, codes):
     return data[end - 3] == 0 and data[end - 2] == 63 and data[end - 1] == 0
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def read_segments(data, info, quant, counts, symbols):
     """Read everything before the scan.
 

@@ -14,7 +14,7 @@ from resflow.decode.kernels import triangle_weights
 _TAPS = 4  # weights are padded to a multiple, and loops unrolled to as many
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def axis_weights(start, step, first, count, size):
     """Weights of one axis; see `triangle_weights`.
 
@@ -29,7 +29,7 @@ def axis_weights(start, step, first, count, size):
     return weights, low, taps
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def fold_weights(weights, low, taps, size, smooth):
     """Weights over a plane that was enlarged twice, as weights over the plane itself.
 
@@ -65,7 +65,7 @@ def fold_weights(weights, low, taps, size, smooth):
     return folded, folded_low, folded_taps
 
 
-@njit(cache=True, nogil=True, fastmath=EXACT)
+@njit(nogil=True, fastmath=EXACT)
 def blend_rows(planes, at, stride, last, weights, row, taps, line):
     """One row of a plane resized along y, into `line`.
 
@@ -103,7 +103,7 @@ def blend_rows(planes, at, stride, last, weights, row, taps, line):
                 )
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def column_weights(weights, taps):
     """Weights by tap, then by output: float32 [a multiple of _TAPS * n], so that outputs are neighbours."""
     count = weights.shape[0]
@@ -115,7 +115,7 @@ def column_weights(weights, taps):
     return turned
 
 
-@njit(cache=True, nogil=True, fastmath=EXACT)
+@njit(nogil=True, fastmath=EXACT)
 def blend_columns(line, reads, weights, out):
     """A line resized along x.
 
@@ -149,13 +149,13 @@ def blend_columns(line, reads, weights, out):
                 )
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def to_byte(value):
     """The nearest byte."""
     return uint8(int32(min(max(value + float32(0.5), float32(0)), float32(255))))
 
 
-@njit(cache=True, nogil=True, fastmath=EXACT)
+@njit(nogil=True, fastmath=EXACT)
 def to_rgb(y, blue, red, out):
     """Brightness and colour differences, float32 [n] each, into uint8 [3 * n].
 
@@ -168,7 +168,7 @@ def to_rgb(y, blue, red, out):
         out[3 * j + 2] = to_byte(y[j] + float32(1.772) * b)
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def decode_window(data, out, box, start_x, start_y, step_x, step_y, width, height, orientation, oversample):
     """Decode the part of a JPEG that a box shows, and resize it into the box.
 
