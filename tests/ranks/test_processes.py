@@ -32,7 +32,12 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture(scope="module")
 def order(data: str) -> list[list[int]]:
-    plan = make_loader(Job(data, 1, "argument"), 0).plan(0)
+    return order_of(Job(data, 1, "argument"))
+
+
+def order_of(job: Job) -> list[list[int]]:
+    """The global batches of a job, as one rank plans them."""
+    plan = make_loader(job, 0).plan(0)
     assert sorted(plan.sample_ids.tolist()) == list(range(COUNT))
     return [part.tolist() for part in np.split(plan.sample_ids, plan.offsets[1:-1])]
 
@@ -45,6 +50,7 @@ def jobs(data: str) -> dict[str, Ranks]:
     """All that need no time to run out, by one process that imports torch once."""
     wanted = {
         "4 distributed": Job(data, 4),
+        "3 distributed": Job(data, 3),
         "2 environment": Job(data, 2, "environment"),
         "2 argument": Job(data, 2, "argument"),
         "1 distributed": Job(data, 1),
@@ -56,7 +62,7 @@ def jobs(data: str) -> dict[str, Ranks]:
     return dict(zip(wanted, run_jobs(list(wanted.values())), strict=True))
 
 
-@pytest.mark.parametrize("name", ["4 distributed", "2 environment", "2 argument", "1 distributed"])
+@pytest.mark.parametrize("name", ["4 distributed", "3 distributed", "2 environment", "2 argument", "1 distributed"])
 def test_any_number_of_ranks_goes_one_way_whoever_tells_them(
     jobs: dict[str, Ranks], order: list[list[int]], name: str
 ) -> None:
@@ -76,6 +82,18 @@ def test_4_2_and_1_processes_share_an_epoch(jobs: dict[str, Ranks], order: list[
     for leg in legs:
         check_in_step(leg)
     check_order(legs, order)
+
+
+@pytest.mark.slow
+def test_4_2_8_and_1_processes_share_an_epoch(data: str) -> None:
+    worlds = {4: 1, 2: 2, 8: 1, 1: None}
+    jobs = [Job(data, world, batch=8, steps=steps, goes_on=world != 4) for world, steps in worlds.items()]
+    legs = [[rank["steps"] for rank in ranks] for ranks in run_jobs(jobs)]
+    assert [len(leg) for leg in legs] == [4, 2, 8, 1]
+    assert [len(leg[0]) for leg in legs] == [1, 2, 1, 2]
+    for leg in legs:
+        check_in_step(leg)
+    check_order(legs, order_of(Job(data, 1, "argument", batch=8)))
 
 
 def check_fault(ranks: Ranks) -> None:
