@@ -11,7 +11,7 @@ import torch
 
 from resflow.errors import ConfigError, DecodeError, HeaderError
 from resflow.geometry.affine import Geometry
-from resflow.headers import ImageHeader, count_scans, read_header
+from resflow.headers import MAX_SCANS, ImageHeader, count_scans, read_header
 
 Encoded: TypeAlias = bytes | memoryview
 Pixels: TypeAlias = npt.NDArray[np.uint8]
@@ -22,8 +22,6 @@ Fill: TypeAlias = tuple[int, int, int]
 ENGINES = ("auto", "turbo", "dali", "pillow")
 MAX_PIXELS = 178_956_970
 """Images with more pixels are refused before decoding, unless an engine is opened with another limit."""
-MAX_SCANS = 100
-"""Scans of a JPEG: each costs time by the pixels and next to no bytes. Encoders write about ten."""
 
 
 class Decoder(Protocol):

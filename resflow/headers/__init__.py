@@ -20,6 +20,7 @@ from resflow.headers.jpeg import count_scans, read_jpeg
 
 __all__ = [
     "MAX_PIXELS",
+    "MAX_SCANS",
     "MAX_SIDE",
     "Bytes",
     "Format",
@@ -33,6 +34,8 @@ MAX_SIDE = 65_535
 """Largest height or width that is accepted, in pixels."""
 MAX_PIXELS = 2**31 - 1
 """Largest height times width that is accepted: an index can hold it. What is decoded is limited by engines."""
+MAX_SCANS = 100
+"""Scans of a JPEG that is decoded: each costs time by the pixels and next to no bytes. Encoders write about ten."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from resflow.errors import HeaderError, SampleError
-from resflow.headers import read_header
+from resflow.headers import MAX_SCANS, count_scans, read_header
 from resflow.plan.tiers import tier_size
 
 QUALITY = 85
@@ -62,7 +62,7 @@ def shrink(encoded: bytes, size: tuple[int, int], sides: Sequence[int], quality:
         A JPEG for each side; None where the original's short side is not longer, or its bytes are not more.
 
     Raises:
-        SampleError: the original is damaged, of another size, or has more than 89 million pixels.
+        SampleError: the original is damaged, of another size, or has more than 89 million pixels or 100 scans.
     """
     wanted = [side for side in sides if min(size) > side]
     if not wanted:
@@ -80,8 +80,10 @@ def _shrunk(encoded: bytes, size: tuple[int, int], sides: Sequence[int], quality
         raise ValueError(f"it is {header.height}x{header.width} (HxW), {size[0]}x{size[1]} by the index")
     if size[0] * size[1] > _MAX_PIXELS:
         raise ValueError(f"{size[0]}x{size[1]} pixels (HxW) are too many")
+    if header.format == "jpeg" and (scans := count_scans(encoded)) > MAX_SCANS:
+        raise ValueError(f"it has {scans} scans, at most {MAX_SCANS} are accepted: decoding would take very long")
     made: dict[int, bytes] = {}
-    with Image.open(io.BytesIO(encoded)) as opened:
+    with Image.open(io.BytesIO(encoded), formats=(header.format.upper(),)) as opened:
         jpeg = header.format == "jpeg"
         turn = _TURNS.get(header.orientation) if jpeg else None
         if jpeg:

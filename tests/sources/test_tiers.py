@@ -41,6 +41,7 @@ from resflow.sources.tier_images import shrink
 from resflow.sources.tier_writer import make_tiers
 from resflow.sources.tiers import ABSENT, tier_shard, tiers_path
 from tests.decode import samples as pictures
+from tests.hostile import images as images_of_harm
 
 SIDES = (24, 40)
 
@@ -304,6 +305,17 @@ def test_an_image_that_cannot_be_read_has_no_tier(tmp_path: Path) -> None:
     assert message.startswith("no tiers can be made of it: OSError: image file is truncated")
     with pytest.raises(SampleError, match=r"it is 90x90 \(HxW\), 90x91 by the index"):
         shrink(whole, (90, 91), [24])
+
+
+def test_bombs_are_refused_before_a_tier_is_made_of_them() -> None:
+    start = time.perf_counter()
+    for bomb, size, words in (
+        (images_of_harm.with_size("png", 12_000, 12_000), (12_000, 12_000), r"12000x12000 pixels \(HxW\) are too many"),
+        (images_of_harm.scan_bomb(2000, 2000, 1000), (2000, 2000), r"it has 1009 scans, at most 100 are accepted"),
+    ):
+        with pytest.raises(SampleError, match=f"no tiers can be made of it: ValueError: {words}"):
+            shrink(bomb, size, [24])
+    assert time.perf_counter() - start < 3
 
 
 @pytest.mark.parametrize("wanted", [(), (7,), (5000,), (24, 24), ("24",), (24.0,), (True,)])
