@@ -45,6 +45,7 @@ def run(python: Path, arguments: list[str], log: Path) -> dict[str, Any]:
     """
     here = Path(__file__).parents[1]  # and this checkout's Resflow, whichever is installed
     environment = os.environ | {"PYTHONPATH": f"{here}{os.pathsep}{here.parent}", "PYTHONUNBUFFERED": "1"}
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)  # all start from cached byte code, as they usually do
     result: dict[str, Any] = {}
     started = time.time()
     command = [str(python), "-m", "contestants.run", *arguments]
