@@ -72,9 +72,9 @@ FULL = Recipe({0: 160, 12: 192}, 256, 32, 16, 1024, rate=1.7, mixup=0.2, ema=0.9
 
 def network(recipe: Recipe) -> nn.Module:
     """A ResNet, whose pooling takes any size."""
-    if recipe.large:
-        return resnet.resnet50(num_classes=recipe.classes)
-    return resnet.ResNet(resnet.BasicBlock, [1, 1, 1, 1], num_classes=recipe.classes)
+    block, layers = (resnet.Bottleneck, [3, 4, 6, 3]) if recipe.large else (resnet.BasicBlock, [1, 1, 1, 1])
+    model: nn.Module = resnet.ResNet(block, layers, num_classes=recipe.classes)
+    return model
 
 
 class Run:
@@ -104,7 +104,12 @@ class Run:
         groups: list[dict[str, Any]] = [{"params": weights, "weight_decay": 1e-4}, {"params": others}]
         self.optimizer = torch.optim.SGD(groups, momentum=0.9, nesterov=True)
 
-        self.parts = {"model": self.model, "average": self.average, "optimizer": self.optimizer, "loader": self.loader}
+        self.parts: dict[str, Any] = {
+            "model": self.model,
+            "average": self.average,
+            "optimizer": self.optimizer,
+            "loader": self.loader,
+        }
         self.rows: list[Row] = []
         self.sums = torch.zeros(2, dtype=torch.float64, device=device)  # of the epoch: losses, images
         self.seconds = 0.0

@@ -10,7 +10,6 @@ import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -27,11 +26,11 @@ STEPS = 5
 TINY = {"resolutions": {0: 32, 1: 48}, "evaluate_at": 64, "epochs": 2, "batch_size": 8, "classes": 7}
 
 
-def load() -> ModuleType:
+def load() -> Any:
     spec = importlib.util.spec_from_file_location("imagenet_progressive", ROOT / "examples/imagenet_progressive.py")
     assert spec is not None
     assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
+    module: Any = importlib.util.module_from_spec(spec)
     sys.modules["imagenet_progressive"] = module
     spec.loader.exec_module(module)
     module.SMALL = replace(module.SMALL, **TINY)
@@ -47,12 +46,19 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
+VARIABLES = {
+    "PYTHONPATH": str(ROOT),
+    "OMP_NUM_THREADS": "1",
+    "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",  # or gloo finds the addresses of the ranks before the restart
+}
+
+
 class KilledError(Exception):
     pass
 
 
 @pytest.fixture(scope="module")
-def example() -> ModuleType:
+def example() -> Any:
     return load()
 
 
@@ -62,9 +68,7 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
     return make_shards(folder / "train", COUNT), make_shards(folder / "val", HELD_OUT)
 
 
-def train(
-    example: ModuleType, shards: tuple[str, str], folder: Path, *, until: int | None = None, forget: str = ""
-) -> Any:
+def train(example: Any, shards: tuple[str, str], folder: Path, *, until: int | None = None, forget: str = "") -> Any:
     """Train, from the folder's checkpoint if it has one, and be killed within a step; or restore all but one part."""
     folder.mkdir(exist_ok=True)
     run = example.Run(example.SMALL, *shards, torch.device("cpu"), 0)
@@ -97,9 +101,7 @@ def same_weights(one: Any, other: Any) -> bool:
     )
 
 
-def test_killed_twice_and_resumed_is_as_never_stopped(
-    example: ModuleType, shards: tuple[str, str], tmp_path: Path
-) -> None:
+def test_killed_twice_and_resumed_is_as_never_stopped(example: Any, shards: tuple[str, str], tmp_path: Path) -> None:
     whole, steps = train(example, shards, tmp_path / "whole")
     assert [step for step, _ in steps] == list(range(1, 2 * STEPS + 1))
     assert [(row["resolution"], row["batches"], row["counted"]) for row in whole.rows] == [
@@ -125,7 +127,7 @@ def test_killed_twice_and_resumed_is_as_never_stopped(
 
 
 def test_the_command_writes_table_plot_and_figures(
-    example: ModuleType, shards: tuple[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    example: Any, shards: tuple[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments = ["--train", shards[0], "--val", shards[1], "--output", str(tmp_path), "--workers", "0"]
     rows = example.main(arguments)
@@ -148,7 +150,7 @@ def test_two_ranks_killed_and_restarted_by_torchrun_are_as_never_stopped(
         command += ["--train", shards[0], "--val", shards[1], "--output", str(tmp_path / name), "--resume"]
         done = subprocess.run(
             [sys.executable, "-m", *command, "--save-every", "2", "--workers", "0"],
-            env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "KILL_AT": kill},
+            env=os.environ | VARIABLES | {"KILL_AT": kill},
             capture_output=True,
             text=True,
             timeout=250,
