@@ -17,15 +17,17 @@ from PIL import Image, ImageOps
 from resflow.errors import ConfigError
 from resflow.geometry.affine import transform_points
 from resflow.geometry.fit import coverage
+from resflow.headers import read_header
 from resflow.pictures.captions import transform_text
 from resflow.pictures.overlay import with_label_map, with_masks
 from resflow.pictures.plotting import class_colour, class_name
 from resflow.pictures.shown import Shown, pixels, shown
+from resflow.sources.base import Sample
 
 if TYPE_CHECKING:
     from resflow.batch import Batch
     from resflow.normalize import Normalize
-    from resflow.sources import Sample, Source
+    from resflow.sources import Source
 
 _SIDE = 640  # pixels of the longer side of a source image on the page
 _HEADING = re.compile(r"(?<!step)(?<!resolution)(?<! ) {2,}")  # between the parts of a line
@@ -104,12 +106,12 @@ def write_page(
     sections, zooms = [], []
     for number, (batch, line) in enumerate(zip(batches, lines, strict=True)):
         tiles = []
-        samples = source.read(batch.sample_ids.cpu().numpy())
+        samples, bad = _samples(source, batch), {record.sample_id: record.reason for record in batch.skipped}
         images, targets = pixels(batch, denormalize, len(batch)), shown(batch, classes)
         for place, (sample, image, target) in enumerate(zip(samples, images, targets, strict=True)):
             name = f"z{number}-{place}"
             over = _over(_painted(image, target, ignore_index), _boxes(target, image.shape, classes), "PNG")
-            label = _label(target, classes)
+            label = bad.get(int(batch.sample_ids[place])) or _label(target, classes)
             tiles.append(
                 f'<button class="tile" data-zoom="{name}" title="{escape(sample.key)}"><span class="over">{over}</span>'
                 f"<small>{escape(sample.key)}</small><small>{escape(label)}&nbsp;</small></button>"
@@ -219,12 +221,24 @@ def _label(target: Shown, classes: Names) -> str:
     return target.caption
 
 
+def _samples(source: Source, batch: Batch) -> list[Sample]:
+    """The batch's samples; of one that was skipped, a black pixel, for it may be anything."""
+    ids = batch.sample_ids.cpu().numpy()
+    present = np.ones(len(ids), np.bool_) if batch.present is None else batch.present.cpu().numpy()
+    sound = iter(source.read(ids[present]))
+    shards = {record.sample_id: record.shard for record in batch.skipped}
+    return [
+        next(sound) if there else Sample(key, shards[number], np.zeros((1, 1, 3), np.uint8), {})
+        for there, number, key in zip(present, ids.tolist(), batch.keys, strict=True)
+    ]
+
+
 def _source(sample: Sample) -> npt.NDArray[np.uint8]:
     """The source, upright, at most as large as the page has use for."""
     if isinstance(sample.image, np.ndarray):
         image = Image.fromarray(sample.image)
     else:
-        with Image.open(io.BytesIO(sample.image)) as opened:
+        with Image.open(io.BytesIO(sample.image), formats=(read_header(sample.image).format.upper(),)) as opened:
             opened.draft("RGB", (2 * _SIDE, 2 * _SIDE))
             image = ImageOps.exif_transpose(opened).convert("RGB")
     image.thumbnail((_SIDE, _SIDE))

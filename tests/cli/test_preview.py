@@ -155,6 +155,20 @@ def test_coco_mini_is_pictured(
     size_of(out)
 
 
+def test_a_page_shows_that_a_sample_was_skipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shards = make_shards(tmp_path / "shards", 12)
+    path = tmp_path / "shards" / "train-000000.tar"
+    data = bytearray(path.read_bytes())
+    for start in (data.index(b"\xff\xd8", data.index(b"00003.jpg")), data.index(b"00007.jpg") + 150):
+        data[start : start + 100] = bytes(100)  # an image's header, a member's
+    path.write_bytes(data)
+    out, text = tmp_path / "page.html", "resolution: 64\nbuckets: 1\non_error: {skip: {budget: 0.5}}\n"
+    assert run(monkeypatch, pipeline(tmp_path, text), "--data", shards, "--out", out) == 0
+    page = out.read_text()
+    assert page.count("DecodeError: turbo cannot decode the image") == 2 * page.count("00003</small>") == 2
+    assert "ShardError: " in page
+
+
 def plan_of(count: int, number: int, batch_size: int = 6) -> tuple[EpochPlan, object]:
     rng = np.random.default_rng(count)
     ratio = np.exp(rng.normal(0, 0.5, count))
