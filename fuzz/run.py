@@ -108,6 +108,8 @@ def atheris_run(name: str, folder: Path, corpus: Path, seconds: int) -> None:
         counter = Counter(name, folder)
     quiet()
     _write_seeds(counter, corpus)
+    for seed in counter.target.seeds:  # what is compiled at its first call takes longer than any input may
+        counter(seed)
     flags = [f"-max_total_time={seconds}", f"-timeout={_TIMEOUT}", "-rss_limit_mb=4096", f"-max_len={MAX_BYTES}"]
     atheris.Setup([name, *flags, f"-artifact_prefix={folder}/", "-print_final_stats=1", str(corpus)], counter)
     atheris.Fuzz()
