@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -44,6 +45,16 @@ def test_an_archive_is_read_or_refused_in_words(name: str, read: object, tmp_pat
         assert caught.value.shard == str(path)
     assert time.perf_counter() - start < 10
     assert [file.name for file in tmp_path.iterdir()] == ["shard.tar"]
+
+
+@pytest.mark.parametrize(
+    "read", [lambda shards: build_index(shards, workers=1), lambda shards: list(ShardStream(shards))]
+)
+def test_a_sample_that_is_split_over_two_shards_is_named(read: Any, tmp_path: Path) -> None:
+    (tmp_path / "s-0.tar").write_bytes(tars.sample(b"a") + tars.member(b"b.jpg") + tars.END)
+    (tmp_path / "s-1.tar").write_bytes(tars.member(b"b.cls", b"1") + tars.sample(b"c") + tars.END)
+    with pytest.raises(HeaderError, match=r"no image among its members \['cls'\].*s-1.tar/b\)"):
+        read(f"{tmp_path}/s-{{0..1}}.tar")
 
 
 def test_nothing_was_written_by_a_members_name() -> None:

@@ -57,10 +57,12 @@ def check_order(legs: Sequence[Leg], expected: Sequence[Sequence[int]]) -> None:
 
 
 def check_turns(leg: Leg, expected: Sequence[Sequence[int]]) -> None:
-    """Check ranks that take turns: equally many batches, and together each sample as often as expected.
+    """Check ranks that take turns: equally many batches, together each sample as often as expected, in its place.
+
+    Each rank has its part of every batch expected, in whatever order of batches, with its samples in order.
 
     Raises:
-        AssertionError: names a rank, or a sample that is lost or repeated.
+        AssertionError: names a rank, a sample that is lost or repeated, or a part that is out of order.
     """
     for rank, steps in enumerate(leg):
         places = [(step[0], step[1]) for step in steps]
@@ -71,3 +73,9 @@ def check_turns(leg: Leg, expected: Sequence[Sequence[int]]) -> None:
     for what, samples in (("lost", wanted - found), ("repeated", found - wanted)):
         if samples:
             raise AssertionError(f"{samples.total()} samples are {what}, the first is {min(samples)}")
+    for rank, steps in enumerate(leg):
+        cuts = [(len(batch) * rank // len(leg), len(batch) * (rank + 1) // len(leg)) for batch in expected]
+        parts = Counter(tuple(batch[first:end]) for batch, (first, end) in zip(expected, cuts, strict=True))
+        odd = Counter(tuple(step[2]) for step in steps) - parts
+        if odd:
+            raise AssertionError(f"rank {rank} has {list(min(odd))}, which is its part of no batch: out of order")

@@ -69,6 +69,8 @@ def test_ranks_that_take_turns_are_held_to_the_same_samples() -> None:
     for leg, message in (
         (changed(1, 1, ids=[6]), "1 samples are lost, the first is 7"),
         (changed(1, 1, ids=[6, 7, 5]), "1 samples are repeated, the first is 5"),
+        (changed(1, 1, ids=[7, 6]), "rank 1 has [7, 6], which is its part of no batch: out of order"),
+        ([LEG[1], LEG[0]], "rank 0 has [2, 3], which is its part of no batch: out of order"),
         ([LEG[0], LEG[1][:2]], "rank 1 is at [(0, 0), (0, 1)], rank 0 at [(0, 0), (0, 1), (0, 2)]"),
         ([LEG[0], LEG[1][::-1]], "rank 1 is at [(0, 2), (0, 1), (0, 0)]"),
     ):
