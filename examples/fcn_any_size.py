@@ -14,9 +14,10 @@ from __future__ import annotations
 
 import argparse
 import os
+import tempfile
 import time
 from collections.abc import Iterator
-from itertools import pairwise
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -139,7 +140,7 @@ def by_class(results: dict[str, torch.Tensor]) -> Table:
 
 @torch.no_grad()
 def plot(rows: list[Row], model: nn.Module, evaluation: rf.DataLoader, root: Path, path: Path) -> None:
-    """Loss and IoU over the epochs; beside them an image of each of five batches, its truth and what was found."""
+    """Loss and IoU over the epochs; beside them up to five images, their truth and what was found."""
     palette = np.array([class_colour(number) for number in range(VOID)] + [(0, 0, 0)])
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     curves, pictures = figure.subfigures(1, 2, width_ratios=(1, 1.8))
@@ -148,7 +149,8 @@ def plot(rows: list[Row], model: nn.Module, evaluation: rf.DataLoader, root: Pat
     axes.plot([row.epoch for row in rows], [row.mean_iou for row in rows], "s-", label="mIoU held out")
     axes.set(xlabel="epoch", ylim=(0, None))
     axes.legend()
-    for column, batch in zip(pictures.subplots(3, 5).T, evaluation, strict=False):
+    grid = pictures.subplots(3, min(5, len(evaluation)), squeeze=False)
+    for column, batch in zip(grid.T, islice(evaluation, 0, None, len(evaluation) // grid.shape[1]), strict=False):
         found = batch.invert(masks=model(batch.images))[0].argmax(0).cpu()
         image, mask = (Image.open(root / kind / batch.keys[0]) for kind in ("images", "masks"))
         for place, picture in zip(column, (image, palette[np.asarray(mask)], palette[found]), strict=True):
@@ -192,22 +194,9 @@ def cut(root: Path, folder: Path) -> None:
             picture.crop((*corner, *(corner + size))).save(part / kind / f"{number:03d}.png")
 
 
-def main(arguments: list[str] | None = None) -> tuple[list[Row], dict[str, torch.Tensor]]:
-    """Train and evaluate; returns the rows of training and the confusion at each resolution."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, default=DATA, help="folder with images/ and masks/ of the same names")
-    parser.add_argument("--output", type=Path, default=PROJECT / "build" / "examples" / "fcn_any_size")
-    parser.add_argument("--full", action="store_true", help="256 to 448 pixels, 64 channels, 300 epochs, a GPU if any")
-    parser.add_argument("--epochs", type=int, default=50)
-    parser.add_argument("--width", type=int, default=16, help="channels of the first stage")
-    parser.add_argument("--resolutions", type=int, nargs="+", default=[96, 128, 160, 192])
-    given = parser.parse_args(arguments)
-    if given.full:
-        given.epochs, given.width, given.resolutions = 300, 64, [256, 320, 384, 448]
-    if not (given.data / "images").is_dir():
-        console.print(f"{given.data} is not there (set RESFLOW_TEST_DATA): scenes are drawn instead, and easy ones")
-    cut(given.data, given.output)
-    folders = [given.output / part for part in ("train", "held_out")]
+def run(given: argparse.Namespace, folder: Path) -> tuple[list[Row], dict[str, torch.Tensor]]:
+    """Train on the windows and evaluate; returns the rows of training and the confusion at each resolution."""
+    folders = [folder / part for part in ("train", "held_out")]
     training, held_out = (rf.sources.MaskFolder(part / "images", part / "masks", classes=CLASSES) for part in folders)
     torch.manual_seed(0)
     device = "cuda" if given.full and torch.cuda.is_available() else "cpu"
@@ -223,8 +212,8 @@ def main(arguments: list[str] | None = None) -> tuple[list[Row], dict[str, torch
     )
     batches = rf.DataLoader(training, batch_size=8, shuffle=True, num_workers=8 if given.full else 0, pipeline=pipeline)
 
-    def evaluation(resolution: int) -> rf.DataLoader:
-        return rf.DataLoader(held_out, batch_size=4, pipeline=pipeline.evaluation(resolution=resolution))
+    def evaluation(resolution: int, batch_size: int = 4) -> rf.DataLoader:
+        return rf.DataLoader(held_out, batch_size=batch_size, pipeline=pipeline.evaluation(resolution=resolution))
 
     low, high = min(given.resolutions), max(given.resolutions)
     console.print(f"{len(training)} images to train on in {len(batches.shapes())} shapes, {len(held_out)} held out")
@@ -232,9 +221,29 @@ def main(arguments: list[str] | None = None) -> tuple[list[Row], dict[str, torch
     names = {side: f"{side}" if low <= side <= high else f"{side} (unseen)" for side in (low // 2, low, high, 2 * high)}
     results = {name: confusion(model, evaluation(side), folders[1] / "masks") for side, name in names.items()}
     console.print("\n", by_class(results))
-    plot(rows, model, evaluation(high), folders[1], given.output / "fcn_any_size.png")
+    plot(rows, model, evaluation(high, batch_size=1), folders[1], given.output / "fcn_any_size.png")
     console.print(f"plot in {given.output}")
     return rows, results
+
+
+def main(arguments: list[str] | None = None) -> tuple[list[Row], dict[str, torch.Tensor]]:
+    """Read the arguments, cut the windows, and run."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, default=DATA, help="folder with images/ and masks/ of the same names")
+    parser.add_argument("--output", type=Path, default=PROJECT / "build" / "examples" / "fcn_any_size")
+    parser.add_argument("--full", action="store_true", help="256 to 448 pixels, 64 channels, 300 epochs, a GPU if any")
+    parser.add_argument("--epochs", type=int, default=50)
+    parser.add_argument("--width", type=int, default=16, help="channels of the first stage")
+    parser.add_argument("--resolutions", type=int, nargs="+", default=[96, 128, 160, 192])
+    given = parser.parse_args(arguments)
+    if given.full:
+        given.epochs, given.width, given.resolutions = 300, 64, [256, 320, 384, 448]
+    if not (given.data / "images").is_dir():
+        console.print(f"{given.data} is not there (set RESFLOW_TEST_DATA): scenes are drawn instead, and easy ones")
+    given.output.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as folder:
+        cut(given.data, Path(folder))
+        return run(given, Path(folder))
 
 
 if __name__ == "__main__":

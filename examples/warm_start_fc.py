@@ -18,6 +18,7 @@ from __future__ import annotations
 import argparse
 import copy
 import os
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -106,7 +107,7 @@ def evaluate(model: nn.Module, batches: rf.DataLoader) -> tuple[float, float]:
     return loss / known, right / known
 
 
-def course(folder: Path, stages: list[tuple[int, int]], width: int, seed: int, fresh: bool = False) -> Iterator[Point]:
+def course(stages: list[tuple[int, int]], folder: Path, width: int, seed: int, fresh: bool = False) -> Iterator[Point]:
     """Train through stages of (side, epochs): a point at the start of each and after each epoch.
 
     Seconds are those of loading and training; evaluation does not count.
@@ -175,17 +176,18 @@ def tabulate(runs: list[dict[str, list[Point]]]) -> Table:
 
 
 def plot(runs: list[dict[str, list[Point]]], path: Path) -> None:
-    """Accuracy against seconds and against samples; a line for each run."""
+    """Loss and cells told wrong against the seconds of training: means over the runs, and their range."""
     figure = Figure(figsize=(9, 3.6), layout="constrained")
-    for axes, field in zip(figure.subplots(1, 2, sharey=True), ("seconds", "samples"), strict=True):
-        for curves in runs:
-            for number, (name, points) in enumerate(curves.items()):
-                label = name if curves is runs[0] else None
-                across = [getattr(point, field) for point in points]
-                axes.plot(across, [point.accuracy for point in points], color=f"C{number}", lw=1.2, label=label)
-        axes.set(xlabel=f"{field} of training", ylabel="accuracy held out" if field == "seconds" else "")
-        axes.grid(alpha=0.3)
-    axes.legend(loc="lower right")
+    for axes, name in zip(figure.subplots(1, 2), ("loss held out", "share of cells told wrong"), strict=True):
+        for way in runs[0]:
+            points = np.array([curves[way] for curves in runs])  # [runs, points, fields]
+            values = points[:, :, 3] if name.startswith("loss") else 1 - points[:, :, 4]
+            seconds = points[:, :, 0].mean(0)
+            axes.plot(seconds, values.mean(0), label=way)
+            axes.fill_between(seconds, values.min(0), values.max(0), alpha=0.15)
+        axes.set(xlabel="seconds of training", title=name, yscale="log")
+        axes.grid(which="both", alpha=0.3)
+    axes.legend()
     figure.savefig(path, dpi=80)
 
 
@@ -235,19 +237,21 @@ def main(arguments: list[str] | None = None) -> list[dict[str, list[Point]]]:
         given.sides, given.epochs, given.width = [100, 200], 50, 32
     if not (given.data / "images").is_dir():
         console.print(f"{given.data} is not there (set RESFLOW_TEST_DATA): scenes are drawn instead, and easy ones")
-    (small, large), epochs, folder = given.sides, given.epochs, given.output / "frames"
-    prepare(given.data, folder, round(1.5 * large))
-    runs = []
-    for seed in range(given.seeds):
-        both, alone = [(small, epochs), (large, epochs)], [(large, 2 * epochs)]
-        courses = {
-            "warm start, head resized": course(folder, both, given.width, seed),
-            "warm start, fresh head": course(folder, both, given.width, seed, fresh=True),
-            f"scratch at {large}x{large}": course(folder, alone, given.width, seed),
-        }
-        runs.append(in_turn(courses))
-        accuracies = ", ".join(f"{name} {points[-1].accuracy:.1%}" for name, points in runs[-1].items())
-        console.print(f"seed {seed}: {accuracies}")
+    given.output.mkdir(parents=True, exist_ok=True)
+    (small, large), epochs, runs = given.sides, given.epochs, []
+    with tempfile.TemporaryDirectory() as folder:
+        prepare(given.data, Path(folder), round(1.5 * large))
+        for seed in range(given.seeds):
+            shared = {"folder": Path(folder), "width": given.width, "seed": seed}
+            both = [(small, epochs), (large, epochs)]
+            courses = {
+                "warm start, head resized": course(both, **shared),
+                "warm start, fresh head": course(both, **shared, fresh=True),
+                f"scratch at {large}x{large}": course([(large, 2 * epochs)], **shared),
+            }
+            runs.append(in_turn(courses))
+            accuracies = ", ".join(f"{name} {points[-1].accuracy:.1%}" for name, points in runs[-1].items())
+            console.print(f"seed {seed}: {accuracies}")
     console.print(tabulate(runs))
     plot(runs, given.output / "warm_start_fc.png")
     console.print(f"means over {given.seeds} seeds; plot in {given.output}")

@@ -42,6 +42,7 @@ def test_trains_on_many_shapes(example: ModuleType, tmp_path: Path, capsys: pyte
     assert len(shapes) >= 4
     assert all(height % 16 == 0 and width % 16 == 0 for height, width in shapes)
     assert len({np.sign(width - height) for height, width in shapes}) >= 2  # not of one ratio alone
+    example.cut(tmp_path / "none", tmp_path)  # again, as it was
     known = known_pixels(tmp_path / "held_out" / "masks", example.VOID)
     assert list(results) == ["16 (unseen)", "32", "48", "96 (unseen)"]
     assert [int(counts.sum()) for counts in results.values()] == [known] * 4
