@@ -67,7 +67,7 @@ class Recipe:
 
 
 SMALL = Recipe()
-FULL = Recipe({0: 160, 12: 192}, 256, 32, 16, 1024, rate=1.7, mixup=0.2, ema=0.999, classes=1000, large=True)
+FULL = Recipe({0: 160, 12: 192}, 256, 32, 16, 1024, rate=1.7, mixup=0.2, ema=0.999, large=True)
 
 
 def network(recipe: Recipe) -> nn.Module:
@@ -259,6 +259,7 @@ def main(arguments: list[str] | None = None) -> list[Row]:
     parser.add_argument("--full", action="store_true", help="ResNet-50 at 160 and 192 pixels, 16 epochs")
     parser.add_argument("--train", help="pattern of the shards to train on")
     parser.add_argument("--val", help="pattern of the shards to evaluate on")
+    parser.add_argument("--classes", type=int, default=1000, help="of these shards")
     parser.add_argument("--resume", action="store_true", help="go on after the last checkpoint, if there is one")
     parser.add_argument("--save-every", type=int, default=8, help="batches between checkpoints")
     parser.add_argument("--workers", type=int, default=1, help="loader processes a rank")
@@ -272,14 +273,14 @@ def main(arguments: list[str] | None = None) -> list[Row]:
         dist.init_process_group("nccl" if on_gpu else "gloo")
     rank = dist.get_rank() if dist.is_initialized() else 0
     given.output.mkdir(parents=True, exist_ok=True)
-    recipe, data = FULL if given.full else SMALL, (given.train, given.val)
+    made: list[Any] = [(given.train, given.val, given.classes)]
     if given.train is None:
-        made: list[Any] = [small_data(given.output / "shards") if rank == 0 else None]
+        made = [small_data(given.output / "shards") if rank == 0 else None]
         if dist.is_initialized():
             dist.broadcast_object_list(made)
-        *data, classes = made[0]
-        recipe = replace(recipe, classes=classes)
-    run = Run(recipe, data[0], data[1], device, given.workers)
+    training, held_out, classes = made[0]
+    recipe = replace(FULL if given.full else SMALL, classes=classes)
+    run = Run(recipe, training, held_out, device, given.workers)
     if given.resume and (given.output / "last.pt").exists():
         run.load(given.output / "last.pt")
     rows = run.train(given.output, save_every=given.save_every)

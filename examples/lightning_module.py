@@ -183,11 +183,10 @@ def small_data(folder: Path) -> tuple[Sequence[Path], Sequence[Path], int]:
 def main(arguments: list[str] | None = None) -> tuple[Classifier, Classifier]:
     """Train until the power is cut, then to the end; returns both modules."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--full", action="store_true", help="ResNet-50, 1000 classes, from 128 to 224 pixels, 16 epochs"
-    )
+    parser.add_argument("--full", action="store_true", help="ResNet-50 from 128 to 224 pixels, 16 epochs")
     parser.add_argument("--train", help="pattern of the shards to train on")
     parser.add_argument("--val", help="pattern of the shards to evaluate on")
+    parser.add_argument("--classes", type=int, default=1000, help="of these shards")
     parser.add_argument("--epochs", type=int, default=0, help="8, or 16 with --full")
     parser.add_argument("--batch-size", type=int, default=32, help="of each rank")
     parser.add_argument("--devices", type=int, default=1)
@@ -202,7 +201,9 @@ def main(arguments: list[str] | None = None) -> tuple[Classifier, Classifier]:
     checkpoint = given.output / "last.ckpt"
     if not given.resume:
         checkpoint.unlink(missing_ok=True)
-    train, val, classes = (given.train, given.val, 1000) if given.train else small_data(given.output / "shards")
+    train, val, classes = (
+        (given.train, given.val, given.classes) if given.train else small_data(given.output / "shards")
+    )
     epochs = given.epochs or (16 if given.full else 8)
     low, high, tested_at = (128, 224, 256) if given.full else (64, 128, 160)
     on_gpu = torch.cuda.is_available()

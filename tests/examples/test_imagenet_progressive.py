@@ -129,7 +129,18 @@ def test_killed_twice_and_resumed_is_as_never_stopped(example: Any, shards: tupl
 def test_the_command_writes_table_plot_and_figures(
     example: Any, shards: tuple[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    arguments = ["--train", shards[0], "--val", shards[1], "--output", str(tmp_path), "--workers", "0"]
+    arguments = [
+        "--train",
+        shards[0],
+        "--val",
+        shards[1],
+        "--classes",
+        "7",
+        "--output",
+        str(tmp_path),
+        "--workers",
+        "0",
+    ]
     rows = example.main(arguments)
     printed = capsys.readouterr().out.splitlines()
     assert printed[0].split() == " ".join(example.FORMATS).split()
@@ -149,7 +160,7 @@ def test_two_ranks_killed_and_restarted_by_torchrun_are_as_never_stopped(
         command = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--max-restarts", "1", __file__]
         command += ["--train", shards[0], "--val", shards[1], "--output", str(tmp_path / name), "--resume"]
         done = subprocess.run(
-            [sys.executable, "-m", *command, "--save-every", "2", "--workers", "0"],
+            [sys.executable, "-m", *command, "--save-every", "2", "--workers", "0", "--classes", "7"],
             env=os.environ | VARIABLES | {"KILL_AT": kill},
             capture_output=True,
             text=True,

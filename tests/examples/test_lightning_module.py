@@ -63,7 +63,19 @@ def test_stopped_within_an_epoch_and_resumed_is_as_never_stopped(
     train, val = make_shards(tmp_path / "train", COUNT), make_shards(tmp_path / "val", HELD_OUT)
 
     def run(name: str, *more: str) -> Any:
-        options = ["--epochs", "2", "--batch-size", str(BATCH), "--save-every", "2", "--workers", "0", *more]
+        options = [
+            "--epochs",
+            "2",
+            "--batch-size",
+            str(BATCH),
+            "--save-every",
+            "2",
+            "--workers",
+            "0",
+            "--classes",
+            "7",
+            *more,
+        ]
         return example.main(["--train", train, "--val", val, "--output", str(tmp_path / name), *options])
 
     whole, same = run("whole", "--stop-at", "0")
