@@ -23,7 +23,7 @@ from resflow.sources.filling import bring
 from resflow.sources.groups import IMAGE_EXTENSIONS, group_members, split_name
 from resflow.sources.paths import Shards, shard_paths
 from resflow.sources.store import Store
-from resflow.sources.tar import MAX_MEMBER_BYTES, Member, check_limit, read_members
+from resflow.sources.tar import MAX_MEMBER_BYTES, Member, check_limit, read_members, too_large
 
 __all__ = ["ShardStream", "is_remote", "read_shard", "stream_names"]
 
@@ -44,7 +44,7 @@ class ShardStream(torch.utils.data.IterableDataset[Sample]):
         seed: the order follows from it and the epoch, in [0, 2**64).
         world: which rank this is.
         store: how shards at URLs are read; with a cache each is downloaded whole before its first sample comes.
-        max_member_bytes: of the largest member that is read; a larger one is a `ShardError`.
+        max_member_bytes: most bytes that are read for one sample, all its members together; more is a `ShardError`.
 
     Raises:
         ConfigError: no shards, one named twice, `pipe:`, a number out of range, or a scheme that is not allowed.
@@ -166,7 +166,7 @@ def read_shard(shard: str, store: Store | None = None, max_member_bytes: int = M
     Args:
         shard: path or URL of an uncompressed tar.
         store: how a URL is read.
-        max_member_bytes: of the largest member that is read.
+        max_member_bytes: most bytes that are read for one sample, all its members together.
 
     Yields:
         Its samples, in order.
@@ -197,8 +197,13 @@ def _samples(stream: _Forward, shard: str, max_member_bytes: int) -> Iterator[Sa
     held: dict[int, memoryview] = {}  # data by offset, from a member's arrival to its sample's end
 
     def members() -> Iterator[Member]:
+        key, size = "", 0  # of the sample under way, so far
         for member in read_members(stream.read, shard, end=None, max_member_bytes=max_member_bytes):
-            if split_name(member.name) is not None:
+            if (parts := split_name(member.name)) is not None:
+                key, size = parts[0], member.size + (size if parts[0] == key else 0)
+                if size > max_member_bytes:
+                    what = f"sample {key!r}, up to member {member.name!r},"
+                    raise too_large(what, size, max_member_bytes, shard, member.header)
                 held[member.offset] = data = memoryview(stream.read(member.offset, member.size))
                 if len(data) < member.size:
                     raise ShardError(
