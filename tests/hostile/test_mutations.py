@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import struct
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,16 @@ from resflow.sources import tar
 COUNTS = {"header": 1000, "cursor": 1000, "tar": 300, "coco": 60, "voc": 60, "yolo": 20, "jpeg": 150, "index": 200}
 
 
+@pytest.fixture
+def loud() -> Iterator[None]:
+    """Afterwards the log is as loud as before, for other tests."""
+    log = logging.getLogger("resflow")
+    level = log.level
+    yield
+    log.setLevel(level)
+
+
+@pytest.mark.usefixtures("loud")
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("name", NAMES)
 def test_mutated_input_brings_nothing_but_typed_errors(name: str, tmp_path: Path) -> None:
