@@ -103,7 +103,8 @@ class TurboDecoder:
             data, target, box, start_x, start_y, step_x, step_y, width, height, header.orientation, self._oversample
         ):
             return False
-        fill_outside(target, box, self._fill)
+        if box.tolist() != [0, 0, target.shape[1], target.shape[0]]:
+            fill_outside(target, box, self._fill)
         finish(target, out, where, position, (width, height), self._fill)
         return True
 
