@@ -59,7 +59,7 @@ class Task(NamedTuple):
     size: int
     train: bool = True
     start: int | None = None  # progressive from here
-    samples: tuple[int, int] = (1536, 512)
+    samples: tuple[int, int] = (1024, 512)
     epochs: tuple[int, int] = (2, 1)
     batch_size: int = 64
 
@@ -82,7 +82,7 @@ TASKS = {
     "imagenet-128": Task("imagenet", 128),
     "imagenet-val-224": Task("imagenet", 224, train=False),
     "imagenet-val-160": Task("imagenet", 160, train=False),
-    "imagenet-progressive": Task("imagenet", 224, start=128, samples=(512, 256), epochs=(16, 4)),
+    "imagenet-progressive": Task("imagenet", 224, start=128, samples=(384, 256), epochs=(16, 4)),
     "coco-224": Task("coco", 224, **_COCO),
     "coco-128": Task("coco", 128, **_COCO),
     "photos-224": Task("photos", 224, **_PHOTOS),
