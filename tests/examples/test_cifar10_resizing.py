@@ -63,6 +63,7 @@ def settings(output: Path) -> list[str]:
     return ["--epochs", "1", "--images", "16", "--batch-size", "8", "--output", str(output)]
 
 
+@pytest.mark.slow
 def test_with_weights_from_a_file_there_is_a_row_more(
     example: ModuleType, tars: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
