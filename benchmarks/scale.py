@@ -9,7 +9,8 @@ ranks come to. `--samples`, `--ranks` and the like ask for other numbers.
 - block: planning one block, in seconds by the clock and of CPU; plan: all of them, over the whole epoch, on each rank.
 - memory: peak of anonymous memory over all this. file: pages of the index that were read.
 - store: what hosts ask a store for, if each fetches the stretches of shards that its ranks read in a block by one
-  request for each `--part` bytes, and single samples from elsewhere by one request each; beside one request a sample.
+  request for each `--part` bytes, and single samples from elsewhere by one request each; beside one request a sample,
+  and beside pieces of `--piece` bytes (`Store(piece_bytes=...)`), of which a single sample costs a whole one.
 """
 
 from __future__ import annotations
@@ -200,6 +201,9 @@ def computed(rows: list[dict[str, Any]], options: argparse.Namespace) -> dict[st
         "requests_per_s": options.hosts * (per_host[0] * part + per_host[1]) / block_s,
         "of_them_single_per_s": options.hosts * per_host[1] / block_s,
         "bytes_per_s_per_host": rate * options.sample_bytes / options.hosts,
+        "pieces_per_s": rate * options.sample_bytes / options.piece + options.hosts * per_host[1] / block_s,
+        "bytes_of_pieces_per_s_per_host": rate * options.sample_bytes / options.hosts
+        + options.piece * per_host[1] / block_s,
     }
 
 
@@ -215,6 +219,7 @@ def main() -> None:
     parser.add_argument("--shard-samples", type=int, default=2000)
     parser.add_argument("--sample-bytes", type=int, default=112_640)
     parser.add_argument("--part", type=int, default=64 << 20, help="most bytes of a request")
+    parser.add_argument("--piece", type=int, default=4 << 20, help="bytes of a piece that a cache keeps")
     parser.add_argument("--folder", type=Path, help="where the index lies meanwhile")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--one", type=Path, help="measure this index in this process and print JSON")

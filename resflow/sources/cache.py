@@ -1,8 +1,8 @@
-"""Whole shards on a local disk, shared by the processes of one user on a host; never more bytes than allowed.
+"""Shards or pieces of them on a local disk, shared by one user's processes on a host; of no more bytes than allowed.
 
-A shard's name there is a hash of its address, size and ETag, so one that changed is another file, and neither addresses
-nor what signs them is on the disk. Files appear by an atomic rename, whole. Locks (flock, which end with their process)
-say what is being downloaded and what is in use.
+A shard's name there is a hash of its address, size and ETag, and a piece's of its place, too: one that changed is
+another file, and neither addresses nor what signs them is on the disk. Files appear by an atomic rename, whole. Locks
+(flock, which end with their process) say what is being downloaded and what is in use.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import stat
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TypeAlias
 
 from resflow.errors import ConfigError, ShardError
 from resflow.sources.addresses import identity, shown
@@ -22,9 +23,12 @@ from resflow.sources.transport import Stamp
 
 _PART = ".part"
 
+Piece: TypeAlias = tuple[int, int]
+"""First byte of a piece of a shard, and the byte after its last."""
+
 
 class ShardCache:
-    """A folder of whole shards.
+    """A folder of whole shards, or of pieces.
 
     Args:
         folder: on a local disk; the shards lie in `resflow-<user number>` below it, which its user alone may enter.
@@ -53,22 +57,24 @@ class ShardCache:
                 "or name another folder."
             )
 
-    def open(self, url: str, stamp: Stamp) -> int | None:
+    def open(self, url: str, stamp: Stamp, piece: Piece | None = None) -> int | None:
         """A descriptor of a shard, None where it is not here; it is not evicted until the descriptor is closed.
 
         Args:
             url: of the shard.
             stamp: its size and ETag.
+            piece: of it; None: all.
         """
+        size = stamp.size if piece is None else piece[1] - piece[0]
         try:
-            descriptor = os.open(self._path(url, stamp), os.O_RDONLY | os.O_CLOEXEC)
+            descriptor = os.open(self._path(url, stamp, piece), os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError:
             return None
         kept = False
         try:
             if _lock(descriptor, fcntl.LOCK_SH):
                 found = os.fstat(descriptor)
-                kept = found.st_nlink > 0 and found.st_size == stamp.size  # not evicted since it was opened, and whole
+                kept = found.st_nlink > 0 and found.st_size == size  # not evicted since it was opened, and whole
                 if kept:
                     os.utime(descriptor)  # when it was last used
         finally:
@@ -76,13 +82,14 @@ class ShardCache:
                 os.close(descriptor)
         return descriptor if kept else None
 
-    def fill(self, url: str, stamp: Stamp, content: Iterable[bytes]) -> bool:
+    def fill(self, url: str, stamp: Stamp, content: Iterable[bytes], piece: Piece | None = None) -> bool:
         """Put a shard here, unless it is here, on its way by another process, or finds no room.
 
         Args:
             url: of the shard.
             stamp: its size and ETag.
-            content: its bytes, in pieces; nothing is asked of it where they are not wanted.
+            content: the bytes, one after another; nothing is asked of it where they are not wanted.
+            piece: of the shard; None: all.
 
         Returns:
             Whether the shard is here now.
@@ -90,11 +97,12 @@ class ShardCache:
         Raises:
             ShardError: other than `size` bytes came, or the disk is full or fails.
         """
-        path = self._path(url, stamp)
-        if stamp.size is None:
+        path = self._path(url, stamp, piece)
+        size = stamp.size if piece is None else piece[1] - piece[0]
+        if size is None:
             return False
         try:
-            descriptor = self._reserve(path, stamp.size)
+            descriptor = self._reserve(path, size)
         except OSError as error:
             raise _disk_failure(error, self.folder, url) from error
         if descriptor is None:
@@ -104,15 +112,15 @@ class ShardCache:
             count = 0
             for data in content:
                 count += len(data)
-                if count > stamp.size:
+                if count > size:
                     break
                 _write(descriptor, data, self.folder, url)
-            if count != stamp.size:
+            if count != size:
                 raise ShardError(
-                    f"{'more than ' if count > stamp.size else ''}{min(count, stamp.size)} bytes came, {stamp.size} "
+                    f"{'more than ' if count > size else ''}{min(count, size)} bytes came, {size} "
                     "were announced: the shard changed, or the server is at fault. Try again.",
                     shard=shown(url),
-                    offset=min(count, stamp.size),
+                    offset=(0 if piece is None else piece[0]) + min(count, size),
                 )
             try:
                 os.fsync(descriptor)  # else a rename may outlive a power cut that the bytes do not
@@ -126,8 +134,8 @@ class ShardCache:
             fcntl.flock(descriptor, fcntl.LOCK_UN)  # for a process that was forked meanwhile and holds a copy, too
             os.close(descriptor)
 
-    def _path(self, url: str, stamp: Stamp) -> Path:
-        text = "\0".join([identity(url), str(stamp.size), stamp.etag or ""])
+    def _path(self, url: str, stamp: Stamp, piece: Piece | None) -> Path:
+        text = "\0".join([identity(url), str(stamp.size), stamp.etag or "", *map(str, piece or ())])
         return self.folder / hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()
 
     def _reserve(self, path: Path, size: int) -> int | None:

@@ -1,4 +1,4 @@
-"""Samples out of indexed tar shards in a remote store, by range requests, or out of a cache of whole shards.
+"""Samples out of indexed tar shards in a remote store, by range requests, or out of a cache of shards or pieces.
 
 The index lies beside the shards under the name that `resflow index` gave it, and is downloaded once.
 """
@@ -213,10 +213,31 @@ class RemoteShardSource(ShardSource):
 
     def _run(self, run: Run) -> bytes:
         size = self._bytes_of(run.shard)
+        if self._cache is not None and self.store.piece_bytes is not None:
+            return self._by_pieces(self._cache, self.store.piece_bytes, run, size)
         kept = self._open_kept(run.shard, size)
         if kept is None:
             return self._fetcher.read(self._urls[run.shard], run.start, run.end, size=size)
         return kept.read(run.start, run.end, shown(self._urls[run.shard]))
+
+    def _by_pieces(self, cache: ShardCache, length: int, run: Run, size: int) -> bytes:
+        """The bytes of a run, out of the pieces of its shard that it lies in."""
+        url = self._urls[run.shard]
+        stamp = self._fetcher.stamp_once(url, size)
+        parts = []
+        for first in range(run.start // length * length, run.end, length):
+            piece = first, min(first + length, size)
+            start, end = max(run.start, first), min(run.end, piece[1])
+            descriptor = cache.open(url, stamp, piece)
+            if descriptor is None:
+                content = (self._fetcher.read(url, *piece, size=size) for _ in range(1))  # asked for if it is wanted
+                if cache.fill(url, stamp, content, piece):
+                    descriptor = cache.open(url, stamp, piece)
+            if descriptor is None:  # on its way by another, or there is no room
+                parts.append(self._fetcher.read(url, start, end, size=size))
+            else:
+                parts.append(_Kept(descriptor, first).read(start, end, shown(url)))
+        return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def _open_kept(self, number: int, size: int) -> _Kept | None:
         """A shard in the cache; where it is not there yet, it is asked for if it is to be there."""
@@ -258,16 +279,21 @@ class RemoteShardSource(ShardSource):
 
 
 class _Kept:
-    """A shard in the cache, open; not evicted until the last thread that reads from it lets go."""
+    """A shard or a piece in the cache, open; not evicted until the last thread that reads from it lets go.
 
-    def __init__(self, descriptor: int) -> None:
-        self._descriptor = descriptor
+    Args:
+        descriptor: of its file; closed at last.
+        first: the shard's byte that the file begins with.
+    """
+
+    def __init__(self, descriptor: int, first: int = 0) -> None:
+        self._descriptor, self._first = descriptor, first
 
     def read(self, start: int, end: int, shard: str) -> bytes:
         parts = []
         while start < end:
             try:
-                part = os.pread(self._descriptor, end - start, start)
+                part = os.pread(self._descriptor, end - start, start - self._first)
             except OSError as error:
                 raise ShardError(
                     f"cannot be read from the cache: {error.strerror}. Check the disk, or use Store(cache=None).",

@@ -39,6 +39,9 @@ class Store:
             alone), shared by all processes of one user on a host; None: nothing is kept.
         cache_bytes: most bytes that are kept there, those of downloads under way included; the least recently used
             shards go first.
+        piece_bytes: bytes of the pieces that are downloaded and kept instead of whole shards, each when a sample in
+            it is first wanted: for datasets larger than the cache, of which a plan reads stretch after stretch
+            (docs/scale.md). None: whole shards.
         deadline: seconds within which a read succeeds or fails, waits and further tries included.
         stall: seconds without a byte after which a try is given up.
         retries: further tries after one that brought nothing; a try that brought bytes starts the count anew.
@@ -55,6 +58,7 @@ class Store:
 
     cache: str | Path | None = None
     cache_bytes: int = 100 << 30
+    piece_bytes: int | None = None
     deadline: float = 60.0
     stall: float = 15.0
     retries: int = 5
@@ -64,7 +68,9 @@ class Store:
     options: Mapping[str, object] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
-        whole = ("cache_bytes", 1), ("retries", 0), ("connections", 1)
+        whole = [("cache_bytes", 1), ("retries", 0), ("connections", 1)]
+        if self.piece_bytes is not None:
+            whole.append(("piece_bytes", 1 << 16))
         rules = [
             ("cache", self.cache is None or isinstance(self.cache, str | os.PathLike), "a folder or None"),
             *(
@@ -86,6 +92,10 @@ class Store:
         for name, sound, expected in rules:
             if not sound:
                 raise ConfigError(f"Store.{name} is {getattr(self, name)!r}; expected {expected}.")
+        if self.piece_bytes is not None and self.cache is None:
+            raise ConfigError(
+                "Store.piece_bytes says how a cache keeps shards, and there is none. Name a folder: Store(cache=...)."
+            )
         if not isinstance(self.options, Mapping):
             raise ConfigError(f"Store.options is of type {type(self.options).__name__}; expected a dict by name.")
 
