@@ -6,13 +6,14 @@ import json
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from resflow.cli.dataset import Address, Engine, EngineOption, check_engine
 
 if TYPE_CHECKING:
+    from resflow.errors import SampleError
     from resflow.sources.index_file import ShardIndex
 
 
@@ -20,6 +21,9 @@ def index(
     pattern: Annotated[str, typer.Argument(help='Shards, e.g. "shards/train-{0000..0003}.tar"; quote it.')],
     workers: Annotated[int | None, typer.Option(min=1, help="Processes that scan; chosen by size if left out.")] = None,
     max_member_bytes: Annotated[int, typer.Option(min=1, help="Bytes of the largest member that is taken.")] = 1 << 30,
+    leave_out: Annotated[
+        bool, typer.Option("--leave-out", help="Leave out, and list, samples without an image whose size can be read.")
+    ] = False,
     engine: EngineOption = Engine.local,
     address: Address = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as one line of JSON.")] = False,
@@ -31,22 +35,22 @@ def index(
     start = time.perf_counter()
     path = index_path(pattern)
     check_engine(engine, address, workers=workers)
-    if engine is Engine.ray:
-        found = build_on_ray(pattern, address, max_member_bytes)
-    else:
-        found = _build(pattern, workers, max_member_bytes)
+    missed: list[SampleError] = []
+    options: dict[str, Any] = {"max_member_bytes": max_member_bytes, "left_out": missed.append if leave_out else None}
+    on_ray = engine is Engine.ray
+    found = build_on_ray(pattern, address, **options) if on_ray else _build(pattern, workers, **options)
     write_index(found, path)
     seconds = time.perf_counter() - start
-    print(_as_json(found, path, seconds) if as_json else _as_text(found, path, seconds))
+    print(_as_json(found, path, seconds, missed) if as_json else _as_text(found, path, seconds, missed))
 
 
-def build_on_ray(pattern: str, address: str | None, limit: int = 1 << 30) -> ShardIndex:
+def build_on_ray(pattern: str, address: str | None, **options: Any) -> ShardIndex:
     """The index of shards that are scanned on Ray.
 
     Args:
         pattern: of the shards.
         address: of the cluster.
-        limit: bytes of the largest member that is taken.
+        options: further arguments of `build_index`.
     """
     from resflow.sources.index_file import build_index
     from resflow.sources.ray_tasks import ray_cluster, ray_map
@@ -55,16 +59,16 @@ def build_on_ray(pattern: str, address: str | None, limit: int = 1 << 30) -> Sha
         return build_index(
             pattern,
             workers=1,
-            max_member_bytes=limit,
+            **options,
             scans=lambda scan, paths: ray_map(scan, [path.absolute() for path in paths]),
         )
 
 
-def _build(pattern: str, workers: int | None, limit: int) -> ShardIndex:
+def _build(pattern: str, workers: int | None, **options: Any) -> ShardIndex:
     from resflow.sources.index_file import build_index
 
     if not sys.stderr.isatty():
-        return build_index(pattern, workers=workers, max_member_bytes=limit)
+        return build_index(pattern, workers=workers, **options)
 
     from rich.console import Console
     from rich.progress import (
@@ -88,12 +92,12 @@ def _build(pattern: str, workers: int | None, limit: int) -> ShardIndex:
         return build_index(
             pattern,
             workers=workers,
-            max_member_bytes=limit,
+            **options,
             progress=lambda done, total: bar.update(task, completed=done, total=total),
         )
 
 
-def _as_json(found: ShardIndex, path: Path, seconds: float) -> str:
+def _as_json(found: ShardIndex, path: Path, seconds: float, missed: list[SampleError]) -> str:
     return json.dumps(
         {
             "index": str(path),
@@ -102,13 +106,15 @@ def _as_json(found: ShardIndex, path: Path, seconds: float) -> str:
             "bytes": sum(found.shard_sizes),
             "fingerprint": found.fingerprint,
             "seconds": round(seconds, 3),
+            "left_out": [str(error) for error in missed],
         }
     )
 
 
-def _as_text(found: ShardIndex, path: Path, seconds: float) -> str:
+def _as_text(found: ShardIndex, path: Path, seconds: float, missed: list[SampleError]) -> str:
     ratio = found.index.aspect_ratio
+    listed = "".join(f"{error}\n" for error in missed) + (f"{len(missed):,} samples left out\n" if missed else "")
     return (
-        f"{len(found):,} images in {len(found.shards):,} shards ({sum(found.shard_sizes) / 1e6:,.1f} MB), "
+        f"{listed}{len(found):,} images in {len(found.shards):,} shards ({sum(found.shard_sizes) / 1e6:,.1f} MB), "
         f"aspect ratio {ratio.min():.2f} to {ratio.max():.2f}, {seconds:.1f} s\n{path}"
     )

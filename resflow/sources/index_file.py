@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from resflow.errors import ConfigError, IndexFileError, ShardError, WorkerError
+from resflow.errors import ConfigError, IndexFileError, SampleError, ShardError, WorkerError
 from resflow.plan.index import Index
 from resflow.sources.paths import Shards, index_path, pattern_text, shard_paths
 from resflow.sources.scan import ShardScan, scan_shard
@@ -113,6 +113,7 @@ def build_index(
     progress: Progress | None = None,
     max_member_bytes: int = MAX_MEMBER_BYTES,
     scans: Scans | None = None,
+    left_out: Callable[[SampleError], None] | None = None,
 ) -> ShardIndex:
     """Scan the headers of all shards.
 
@@ -122,6 +123,8 @@ def build_index(
         progress: called after each shard with bytes done and bytes in all.
         max_member_bytes: of the largest member that is taken; readers have the same limit.
         scans: applies a function to each path, elsewhere than in this process and its workers.
+        left_out: called for each sample without an image whose size can be read, which is then left out; None: the
+            first such sample is an error.
 
     Returns:
         The index, the same for any number of workers.
@@ -134,7 +137,8 @@ def build_index(
     """
     if workers is not None and workers < 1:
         raise ConfigError(f"workers must be at least 1; got {workers}")
-    scan = functools.partial(scan_shard, max_member_bytes=check_limit(max_member_bytes))
+    limit = check_limit(max_member_bytes)
+    scan = functools.partial(scan_shard, max_member_bytes=limit, leave_out=left_out is not None)
     paths = shard_paths(shards)
     sizes = [_size_on_disk(path) for path in paths]
     if workers is None:
@@ -150,6 +154,9 @@ def build_index(
             for name in ("offset", "length", "size", "image_offset", "image_length"):
                 columns[name].append(getattr(found, name))
             columns["key"].append(pa.array(found.keys, pa.large_string()))
+            if left_out is not None:
+                for error in found.left_out:
+                    left_out(error)
             done += sizes[number]
             if progress is not None:
                 progress(done, sum(sizes))

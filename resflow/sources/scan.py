@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from resflow.errors import HeaderError, ShardError
+from resflow.errors import HeaderError, SampleError, ShardError
 from resflow.headers import HeaderTruncatedError, ImageHeader, read_header
 from resflow.sources.groups import IMAGE_EXTENSIONS, group_members
 from resflow.sources.tar import MAX_MEMBER_BYTES, Member, Read, read_members
@@ -30,6 +30,7 @@ class ShardScan:
         image_offset: int64 [N], first byte of the image, from the start of the extent.
         image_length: int64 [N], bytes of the image.
         shard_size: bytes of the shard.
+        left_out: why samples without a readable image are not among them, an error each.
     """
 
     keys: list[str]
@@ -39,14 +40,16 @@ class ShardScan:
     image_offset: npt.NDArray[np.int64]
     image_length: npt.NDArray[np.int64]
     shard_size: int
+    left_out: list[SampleError]
 
 
-def scan_shard(path: Path, max_member_bytes: int = MAX_MEMBER_BYTES) -> ShardScan:
+def scan_shard(path: Path, max_member_bytes: int = MAX_MEMBER_BYTES, leave_out: bool = False) -> ShardScan:
     """Read the headers of one shard's members and images; no image is decoded.
 
     Args:
         path: a local, uncompressed tar.
         max_member_bytes: of the largest member that is taken.
+        leave_out: leave out samples without an image whose size can be read, instead of raising.
 
     Returns:
         Its samples, in order.
@@ -62,37 +65,41 @@ def scan_shard(path: Path, max_member_bytes: int = MAX_MEMBER_BYTES) -> ShardSca
     except OSError as error:
         raise ShardError(f"cannot be opened: {error.strerror}. Check the path.", shard=shard) from error
     try:
-        return _scan(descriptor, shard, max_member_bytes)
+        return _scan(descriptor, shard, max_member_bytes, leave_out)
     except OSError as error:
         raise ShardError(f"cannot be read: {error.strerror}. Check the disk.", shard=shard) from error
     finally:
         os.close(descriptor)
 
 
-def _scan(descriptor: int, shard: str, max_member_bytes: int) -> ShardScan:
+def _scan(descriptor: int, shard: str, max_member_bytes: int, leave_out: bool) -> ShardScan:
     shard_size = os.fstat(descriptor).st_size
     read = _windowed(descriptor)
     keys: list[str] = []
     rows: list[tuple[int, ...]] = []
+    left_out: list[SampleError] = []
     for key, members, image, (start, end) in (
         (group.key, group.members, group.image, group.extent)
         for group in group_members(read_members(read, shard, end=shard_size, max_member_bytes=max_member_bytes), shard)
     ):
-        if image is None:
-            raise HeaderError(
-                f"no image among its members {sorted(members)}; expected one of {', '.join(IMAGE_EXTENSIONS)}. "
-                "Add the image or drop the sample",
-                key=key,
-                shard=shard,
-            )
         try:
+            if image is None:
+                raise HeaderError(
+                    f"no image among its members {sorted(members)}; expected one of {', '.join(IMAGE_EXTENSIONS)}. "
+                    "Add the image or drop the sample"
+                )
             header = _image_header(read, image)
         except HeaderError as error:
-            raise error.located(key=key, shard=shard) from error
+            located = error.located(key=key, shard=shard)
+            if not leave_out:
+                raise located from error
+            left_out.append(located)
+            continue
         keys.append(key)
         rows.append((start, end - start, header.height, header.width, image.offset - start, image.size))
     if not rows:
-        raise ShardError("the shard holds no samples. Leave it out, or write it again.", shard=shard)
+        some = f"no sample with a readable image, and {len(left_out)} without" if left_out else "no samples"
+        raise ShardError(f"the shard holds {some}. Leave it out, or write it again.", shard=shard)
     table = np.array(rows, dtype=np.int64)
     return ShardScan(
         keys=keys,
@@ -102,6 +109,7 @@ def _scan(descriptor: int, shard: str, max_member_bytes: int) -> ShardScan:
         image_offset=table[:, 4].copy(),
         image_length=table[:, 5].copy(),
         shard_size=shard_size,
+        left_out=left_out,
     )
 
 

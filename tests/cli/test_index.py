@@ -101,3 +101,25 @@ def test_help_is_quick_and_loads_little() -> None:
     assert "index" in out
     assert "LOADED [] SECONDS" in out
     assert float(out.rsplit(maxsplit=1)[-1]) < 0.5
+
+
+def test_samples_without_a_readable_image_are_left_out_and_listed_on_request(
+    shard: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with tarfile.open(shard, "a") as archive:
+        for name, content in (("bad.jpg", b"\xff\xd8\xff\xe0 no more"), ("none.txt", b"a caption"), ("3.png", b"")):
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+    assert run(monkeypatch, "index", str(shard)) == 1
+    assert "bad" in capsys.readouterr().err
+    for workers in ("1", "2"):
+        assert run(monkeypatch, "index", str(shard), "--leave-out", "--json", "--workers", workers) == 0
+        said = json.loads(capsys.readouterr().out)
+        assert said["samples"] == len(open_index(shard)) == 3
+        told = [reason.rpartition("/")[2] for reason in said["left_out"]]
+        assert told == ["bad)", "none)", "3)"]
+    assert run(monkeypatch, "index", str(shard), "--leave-out") == 0
+    out = capsys.readouterr().out
+    assert "3 samples left out" in out
+    assert "no image among its members ['txt']" in out
