@@ -107,7 +107,7 @@ def make_loader(case: Case, way: str, folder: str, count: int) -> Any:
         return cls(images, batch_size=64, shuffle=True, **workers)
     pipeline = rf.Pipeline(
         resolution=224,
-        buckets=rf.Buckets(np.empty(0), np.array([224], np.int32), np.full((1, 1, 2), 224, np.int32), stride=32),
+        buckets=rf.Buckets.square(224, stride=32),
         views=[rf.views.RandomResizedCrop(scale=(0.25, 1)), rf.views.HorizontalFlip()],
     )
     return rf.DataLoader(

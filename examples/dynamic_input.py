@@ -25,7 +25,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from matplotlib.figure import Figure
 from rich.console import Console
@@ -58,12 +57,6 @@ class Run:
         self.batches[height, width] += 1
         self.pixels[height, width] += count * height * width
         self.padding[height, width] += count * height * width - int(((right - left) * (bottom - top)).sum())
-
-
-def squares(resolutions: Sequence[int], stride: int) -> rf.Buckets:
-    """Buckets of one shape, a square, at each resolution."""
-    sides = np.array(resolutions, np.int32)
-    return rf.Buckets(np.zeros(0), sides, np.stack([sides, sides], axis=-1)[:, None], stride)
 
 
 def train(
@@ -176,7 +169,8 @@ def main(arguments: list[str] | None = None) -> dict[str, Run]:
         normalize=rf.IMAGENET,
         device=given.device,
     )
-    square = dataclasses.replace(pipeline, buckets=squares(pipeline.schedule.resolutions, pipeline.stride))
+    sides = pipeline.schedule.resolutions
+    square = dataclasses.replace(pipeline, buckets=rf.Buckets.square(*sides, stride=pipeline.stride))
     ways = {"learned shapes": pipeline, "squares": square}
     runs = {way: Run() for way in ways}
     torch.backends.cudnn.benchmark = True  # on a GPU: tries its algorithms once for each shape

@@ -48,9 +48,7 @@ def passes_over(shards: list[str], job: Job) -> Iterator[Batches]:
     sides = sorted(set(job.sizes))
     pipeline = Pipeline(
         resolution=_Listed(job.sizes) if len(sides) > 1 else sides[0],
-        buckets=Buckets(
-            np.empty(0), np.array(sides, np.int32), np.array([[[side, side]] for side in sides], np.int32), stride=32
-        ),
+        buckets=Buckets.square(*sides, stride=32),
         fit=Fit.stretch(),
         views=[RandomResizedCrop(scale=job.SCALE), HorizontalFlip()] if job.train else [],
     )

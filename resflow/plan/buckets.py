@@ -67,6 +67,20 @@ class Buckets:
         for name in kinds:
             object.__setattr__(self, name, read_only(getattr(self, name)))
 
+    @classmethod
+    def square(cls, *sides: int, stride: int = 1) -> Buckets:
+        """One bucket of squares, whatever the images' ratios are: the side is the resolution.
+
+        Args:
+            sides: pixels; each resolution that a schedule may take.
+            stride: divides all of them.
+
+        Raises:
+            ConfigError: no side, or one that is no positive multiple of `stride`.
+        """
+        resolutions = np.unique(np.array(sides, dtype=np.int32))
+        return cls(np.zeros(0), resolutions, np.stack([resolutions, resolutions], axis=-1)[:, None], stride)
+
     def __len__(self) -> int:
         return len(self.edges) + 1
 

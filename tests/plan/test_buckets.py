@@ -80,3 +80,15 @@ def test_loss_is_that_of_placing_rectangles(max_crop: float) -> None:
         assert padded[0] == pytest.approx(1 - seen / (height * width), abs=1e-9)
         assert cropped[0] == pytest.approx(1 - seen / (h * w * scale**2), abs=1e-9)
         assert cropped[0] <= max_crop + 1e-9
+
+
+def test_squares_are_one_bucket() -> None:
+    buckets = Buckets.square(224, 160, 224, stride=32)
+    assert len(buckets) == 1
+    assert buckets.assign(np.array([[10, 999], [999, 10]], dtype=np.int32)).tolist() == [0, 0]
+    assert buckets.shape(0, 160) == (160, 160)
+    assert buckets.resolutions.tolist() == [160, 224]
+    with pytest.raises(ConfigError, match="positive multiples of stride 32"):
+        Buckets.square(100, stride=32)
+    with pytest.raises(ConfigError):
+        Buckets.square()
