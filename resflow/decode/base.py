@@ -181,17 +181,31 @@ def checked_header(engine: str, position: int, encoded: Encoded, size: tuple[int
         The header.
 
     Raises:
-        DecodeError: no header, a JPEG of more than `MAX_SCANS` scans, another size.
+        DecodeError: no header, another size.
     """
     try:
         header = read_header(encoded)
     except HeaderError as error:
         raise decode_error(engine, position, encoded, error.message) from error
+    check_size(engine, position, (header.height, header.width), size)
+    return header
+
+
+def check_scans(engine: str, position: int, encoded: Encoded, header: ImageHeader) -> None:
+    """Refuse a JPEG of endless scans, before a decoder that goes through all pixels in each.
+
+    Args:
+        engine: as above.
+        position: as above.
+        encoded: as above.
+        header: of it.
+
+    Raises:
+        DecodeError: it has more than `MAX_SCANS` scans.
+    """
     if header.format == "jpeg" and (scans := count_scans(encoded)) > MAX_SCANS:
         what = f"it has {scans} scans, at most {MAX_SCANS} are accepted: decoding would take very long"
         raise decode_error(engine, position, encoded, what, header.format)
-    check_size(engine, position, (header.height, header.width), size)
-    return header
 
 
 def check_pixels(engine: str, position: int, pixels: Pixels, size: tuple[int, int]) -> Pixels:

@@ -17,7 +17,7 @@ import torch
 import torch.utils.dlpack
 from nvidia.dali import Pipeline
 
-from resflow.decode.base import Encoded, Fill, Pixels, check_pixels, checked_header, output_tensor
+from resflow.decode.base import Encoded, Fill, Pixels, check_pixels, check_scans, checked_header, output_tensor
 from resflow.decode.dali_graph import DECODER, Inputs, build_pipeline, pipeline_inputs
 from resflow.decode.hardware import kept_size, measured_load, probe_hardware
 from resflow.decode.lease import Leases
@@ -147,6 +147,7 @@ class DaliDecoder:
         for position, (data, (height, width)) in enumerate(zip(encoded, geometry.source_size.tolist(), strict=True)):
             if not isinstance(data, np.ndarray):
                 header = checked_header("dali", position, data, (height, width))
+                check_scans("dali", position, data, header)
                 kinds[position] = header.format
                 native[position] = is_native(header, data, self._device.type)
         return native, kinds

@@ -28,6 +28,7 @@ from resflow.decode.base import (
     Fill,
     Pixels,
     check_pixels,
+    check_scans,
     check_size,
     checked_header,
     decode_error,
@@ -139,6 +140,7 @@ class PillowDecoder:
                 pixels = check_pixels("pillow", position, data, (height, width))
             else:
                 header = checked_header("pillow", position, data, (height, width))
+                check_scans("pillow", position, data, header)
                 pixels = decode_checked("pillow", position, data, (height, width), header.format)
             place(pixels, frames[position], where, position, (width, height), self._fill)
         return result

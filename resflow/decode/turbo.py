@@ -10,7 +10,16 @@ import numpy.typing as npt
 import simplejpeg
 import torch
 
-from resflow.decode.base import Encoded, Fill, Pixels, check_pixels, checked_header, decode_error, output_tensor
+from resflow.decode.base import (
+    Encoded,
+    Fill,
+    Pixels,
+    check_pixels,
+    check_scans,
+    checked_header,
+    decode_error,
+    output_tensor,
+)
 from resflow.decode.native import decode_window, fill_outside
 from resflow.decode.pillow import decode_checked
 from resflow.decode.place import FULL_SIZE, Grid, canvas, finish, place
@@ -78,6 +87,7 @@ class TurboDecoder:
             header = checked_header("turbo", position, encoded, (height, width))
             if header.format == "jpeg" and self._decode_window(position, encoded, size, header, where, out):
                 return
+            check_scans("turbo", position, encoded, header)  # those that are taken above have one
             pixels, grid = self._read(position, encoded, height, width, header, where)
         place(pixels, out, where, position, (width, height), self._fill, grid)
 

@@ -206,7 +206,8 @@ class ShardSource:
         def read(offset: int, count: int) -> memoryview:
             return data[offset - start : offset - start + count]
 
-        shard, key, members, image = self._members(sample_id, read)
+        shard, key = self.name(sample_id)
+        members, image = self._members(sample_id, shard, key, read)
         views = {extension: read(member.offset, member.size) for extension, member in members.items()}
         return Sample(key, shard, views[image], views)
 
@@ -214,9 +215,9 @@ class ShardSource:
         self, sample_id: int, number: int, data: memoryview, before: memoryview | None, after: memoryview | None
     ) -> Sample:
         """A sample whose image comes out of a tier, from its entry there and what lies around the original's image."""
-        entry = self._tier_image(sample_id, number, data)
+        shard, key = self.name(sample_id)
+        entry = self._tier_image(sample_id, number, data, shard, key)
         if before is None:
-            shard, key = self.name(sample_id)
             return Sample(key, shard, entry, {})
         start = int(self.index.offset[sample_id])
         following = start + int(self.index.length[sample_id]) - (0 if after is None else len(after))
@@ -226,19 +227,18 @@ class ShardSource:
                 return after[offset - following : offset - following + count]
             return before[offset - start : offset - start + count]
 
-        shard, key, members, image = self._members(sample_id, read)
+        members, image = self._members(sample_id, shard, key, read)
         views = {
             extension: entry if extension == image else read(member.offset, member.size)
             for extension, member in members.items()
         }
         return Sample(key, shard, entry, views)
 
-    def _members(self, sample_id: int, read: Read) -> tuple[str, str, dict[str, Member], str]:
-        """Shard, key and members of a sample by extension, and which of them is its image; only headers are read."""
+    def _members(self, sample_id: int, shard: str, key: str, read: Read) -> tuple[dict[str, Member], str]:
+        """Members of a sample by extension, and which of them is its image; only headers are read."""
         index = self.shard_index
         start = int(index.index.offset[sample_id])
         end = start + int(index.index.length[sample_id])
-        shard, key = self.name(sample_id)
         members: dict[str, Member] = {}
         limit = self._max_member_bytes
         for member in read_members(read, shard, start=start, end=end, archive=False, max_member_bytes=limit):
@@ -261,11 +261,10 @@ class ShardSource:
                 shard=shard,
                 offset=start,
             )
-        return shard, key, members, image
+        return members, image
 
-    def _tier_image(self, sample_id: int, number: int, data: memoryview) -> memoryview:
+    def _tier_image(self, sample_id: int, number: int, data: memoryview, original: str, key: str) -> memoryview:
         """The image in a tier's entry, which must be this sample's."""
-        original, key = self.shard_index.name(sample_id)
         tiers = self.open_tiers()
         if tiers is None:
             raise ShardError(
