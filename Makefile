@@ -50,6 +50,7 @@ $(READY): pyproject.toml constraints.txt
 		{ $(PYTHON) -m venv .venv && $(BIN)/python -m pip install --quiet --constraint constraints.txt uv; }
 	@echo "Installing PyTorch, DALI and the rest into .venv (about a minute)"
 	@$$(command -v uv || echo $(BIN)/uv) pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[dev]'
+	@$(BIN)/python -c "from resflow.decode.native import load; load()"
 	@touch $@
 
 clean:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Generic
@@ -16,6 +15,7 @@ from resflow.pipeline import Pipeline
 from resflow.plan import Buckets, EpochPlan, PixelBudget, World
 from resflow.runtime.finish import Finish
 from resflow.runtime.loop import Loop
+from resflow.runtime.maker import load_engine
 from resflow.runtime.meter import Meter, ready_batches
 from resflow.runtime.opening import open_run
 from resflow.runtime.parcel import handed_over
@@ -208,8 +208,7 @@ class DataLoader(torch.utils.data.DataLoader[T_co], Generic[T_co]):
             meter.depth = ready_batches(made)
             return Loop(self, run.walk(made), steps, meter)
         if self.num_workers:
-            # Workers inherit, or find compiled, what this process has loaded.
-            importlib.import_module(f"resflow.decode.{run.engine}")
+            load_engine(run.engine)
         finish, self.collate_fn = self.collate_fn, handed_over  # finished in this process, by the loop
         persisted = self._iterator
         try:

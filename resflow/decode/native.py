@@ -1,7 +1,7 @@
 """The compiled kernels without their compiler: compiled once on a machine, kept as object code, loaded in milliseconds.
 
 numba takes half a second and 45 MB to start in each process, which a loader's first batch would wait for and each
-worker would hold. So it is imported to compile alone (about 10 s, once): the object code is kept in a file, and
+worker would hold. So it is imported to compile alone (some 20 s, once): the object code is kept in a file, and
 LLVM's loader, which numba brings with it, links that into the process. All processes run the same machine code, too.
 
 The file lies beside this module's byte code where that can be written, else in the user's cache folder. Its name
@@ -15,6 +15,7 @@ import ctypes
 import fcntl
 import hashlib
 import importlib.metadata
+import logging
 import os
 import tempfile
 import threading
@@ -135,7 +136,7 @@ _reason = byref(c_void_p())  # numba's word for an error, which nobody reads: th
 def _call(name: str, *arguments: Any) -> int:
     """What an entry returns; the interpreter lock is let go meanwhile."""
     result = c_int64()
-    if (_entries or _load())[name](byref(result), _reason, *arguments):
+    if (_entries or load())[name](byref(result), _reason, *arguments):
         raise MemoryError(f"there is not enough memory to decode an image (in {name})")
     return result.value
 
@@ -143,10 +144,11 @@ def _call(name: str, *arguments: Any) -> int:
 _entries: dict[str, Any] = {}
 _owners: list[Any] = []  # of the code's memory
 _lock = threading.Lock()
+_log = logging.getLogger("resflow")
 
 
-def _load() -> dict[str, Any]:
-    """The entries; compiled where they never were, by the thread that asks first."""
+def load() -> dict[str, Any]:
+    """The entries by name, which forked processes inherit; compiled where they never were, by whoever asks first."""
     with _lock:
         if not _entries:
             llvm.initialize_native_target()
@@ -191,6 +193,7 @@ def object_code(folder: Path | None = None) -> bytes:
         if found is None:
             from resflow.decode.entries import compile_entries
 
+            _log.warning("compiling the image decoder for this processor, once: some 20 seconds. Kept in %s.", folder)
             llvm.initialize_native_target()
             llvm.initialize_native_asmprinter()
             found = compile_entries(_machine())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -21,6 +22,16 @@ from resflow.plan.tiers import on_tier
 from resflow.runtime.labels import batch_targets
 from resflow.runtime.meter import Stopwatch
 from resflow.sources import Sample
+
+
+def load_engine(name: str) -> None:
+    """Load an engine's code into this process: what it starts inherits it, or at least finds it compiled.
+
+    Args:
+        name: of the engine.
+    """
+    importlib.import_module(f"resflow.decode.{name}")
+    importlib.import_module("resflow.decode.native").load()  # here, since llvmlite is not for every process
 
 
 class BatchMaker:
