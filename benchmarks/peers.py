@@ -166,6 +166,17 @@ class Bench:
         self.failed.append({"contestant": contestant.name, "task": task, "reason": f"{error}{hint}"})
         print(f"    {contestant.name} failed at {task}: {error}{hint}", file=sys.stderr, flush=True)
 
+    def keep(self, earlier: dict[str, Any], tasks: Sequence[str]) -> None:
+        """Take the runs of other tasks from an earlier file of the same machine, options and versions."""
+        same = earlier["machine"] == machine() and earlier["options"]["workers"] == self.workers
+        found = {name: one["versions"] for name, one in earlier["contestants"].items()}
+        differing = [name for name, versions in self.versions.items() if found.get(name, versions) != versions]
+        if not same or earlier["options"]["quick"] != self.quick or differing:
+            raise Failed("the file's runs are of another machine, other options or versions; write another file")
+        self.versions = found | self.versions
+        self.runs = [run for run in earlier["runs"] if run["task"] not in tasks]
+        self.failed = [one for one in earlier["failed"] if one["task"] not in tasks]
+
     def results(self, rounds: int) -> dict[str, Any]:
         """All that is known, for JSON."""
         return {
@@ -192,6 +203,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--cache", type=Path, default=Path("~/.cache/resflow-bench"))
     parser.add_argument("--json", type=Path, help="write all results here")
+    parser.add_argument("--append", action="store_true", help="keep the other tasks that the --json file has")
     parser.add_argument("--plot", type=Path, help="draw the ratios here (.png, .svg)")
     parser.add_argument("--list", action="store_true", help="name contestants and tasks, and end")
     options = parser.parse_args(arguments)
@@ -203,6 +215,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     bench = Bench(options.cache, options.workers, options.quick)
     bench.cache.mkdir(parents=True, exist_ok=True)
     bench.install([CONTESTANTS[name] for name in options.contestants])
+    if options.append and options.json and options.json.exists():
+        try:
+            bench.keep(json.loads(options.json.read_text()), options.tasks)
+        except Failed as error:
+            parser.error(str(error))
     for task in options.tasks:
         try:
             bench.run(task, rounds)

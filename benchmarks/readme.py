@@ -26,7 +26,6 @@ TASKS = {
     "imagenet-val-160": "whole images to 160",
     "imagenet-progressive": "16 epochs, 128 to 224",
     "photos-224": "12-megapixel photos, RandomResizedCrop 224",
-    "photos-val-224": "12-megapixel photos, whole to 224",
 }
 OURS, TIERS = ("resflow-threads", "resflow-workers"), "resflow-tiers"
 
