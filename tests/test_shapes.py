@@ -88,22 +88,22 @@ def compiled(graphs: Counter[tuple[int, ...]]) -> Callable[..., Any]:
     return backend
 
 
-def test_torch_compile_compiles_once_a_shape(shards: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_torch_compile_compiles_once_a_shape(shards: str) -> None:
     """Three resolutions and 8 buckets: warming up compiles all, three epochs compile nothing more."""
     under_test, graphs = loader(shards), Counter[tuple[int, ...]]()
     torch._dynamo.reset()
-    monkeypatch.setattr(torch._dynamo.config, "recompile_limit", len(under_test.shapes()))
-    monkeypatch.setattr(torch._dynamo.config, "fail_on_recompile_limit_hit", True)
-    model = torch.compile(Net(), dynamic=False, backend=compiled(graphs))
-    for shape in under_test.shapes():
-        model(torch.zeros(shape).to(memory_format=torch.channels_last))
-    assert graphs == Counter(under_test.shapes())
-    resolutions = set()
-    for batch in itertools.chain.from_iterable(itertools.repeat(under_test, 3)):
-        model(batch.images)
-        resolutions.add(batch.resolution)
-    assert resolutions == set(SCHEDULE.resolutions)
-    assert graphs == Counter(under_test.shapes())
+    limits = {"recompile_limit": len(under_test.shapes()), "fail_on_recompile_limit_hit": True}
+    with torch._dynamo.config.patch(limits):  # monkeypatch would leave them deleted
+        model = torch.compile(Net(), dynamic=False, backend=compiled(graphs))
+        for shape in under_test.shapes():
+            model(torch.zeros(shape).to(memory_format=torch.channels_last))
+        assert graphs == Counter(under_test.shapes())
+        resolutions = set()
+        for batch in itertools.chain.from_iterable(itertools.repeat(under_test, 3)):
+            model(batch.images)
+            resolutions.add(batch.resolution)
+        assert resolutions == set(SCHEDULE.resolutions)
+        assert graphs == Counter(under_test.shapes())
     torch._dynamo.reset()
 
 

@@ -134,7 +134,7 @@ class ShardCache:
             fcntl.flock(descriptor, fcntl.LOCK_UN)  # for a process that was forked meanwhile and holds a copy, too
             os.close(descriptor)
 
-    def _path(self, url: str, stamp: Stamp, piece: Piece | None) -> Path:
+    def _path(self, url: str, stamp: Stamp, piece: Piece | None = None) -> Path:
         text = "\0".join([identity(url), str(stamp.size), stamp.etag or "", *map(str, piece or ())])
         return self.folder / hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()
 

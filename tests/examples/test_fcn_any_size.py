@@ -47,7 +47,7 @@ def test_trains_on_many_shapes(example: ModuleType, tmp_path: Path, capsys: pyte
     assert list(results) == ["16 (unseen)", "32", "48", "96 (unseen)"]
     assert [int(counts.sum()) for counts in results.values()] == [known] * 4
     told = capsys.readouterr().out
-    assert "is not there" in told
+    assert "is not there" in " ".join(told.split())  # lines break where a path is long
     assert all(word in told for word in ("sky", "building", "road", "car", "mean", "mIoU held out"))
     with Image.open(tmp_path / "fcn_any_size.png") as image:
         assert image.format == "PNG"
