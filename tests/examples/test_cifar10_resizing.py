@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-import io
-import itertools
-import sys
-import tarfile
 from pathlib import Path
 from types import ModuleType
 from urllib.error import URLError
@@ -17,34 +12,18 @@ import torch
 from PIL import Image
 from torchvision.models import resnet18
 
-EXAMPLE = Path(__file__).parents[2] / "examples" / "cifar10_resizing.py"
+from tests.examples.loading import load, write_tars
 
 
 @pytest.fixture(scope="module")
 def example() -> ModuleType:
-    spec = importlib.util.spec_from_file_location(EXAMPLE.stem, EXAMPLE)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[EXAMPLE.stem] = module
-    spec.loader.exec_module(module)
-    return module
+    return load("cifar10_resizing")
 
 
 @pytest.fixture
 def tars(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Two classes as CIFAR-10's ten lie in its tars: reddish and bluish squares of 32 pixels."""
-    rng = np.random.default_rng(0)
-    for part, count in (("train", 24), ("test", 8)):
-        with tarfile.open(tmp_path / f"cifar10-{part}.tar", "w") as archive:
-            for label, number in itertools.product(("blue", "red"), range(count)):
-                pixels = rng.integers(0, 200, (32, 32, 3), np.uint8)
-                pixels[..., 2 * (label == "blue")] += 50
-                buffer = io.BytesIO()
-                Image.fromarray(pixels).save(buffer, "JPEG")
-                member = tarfile.TarInfo(f"{part}/{label}/{number:04d}.jpg")
-                member.size = buffer.tell()
-                archive.addfile(member, io.BytesIO(buffer.getvalue()))
+    write_tars(tmp_path)
     monkeypatch.setenv("RESFLOW_TEST_DATA", str(tmp_path))
     return tmp_path
 

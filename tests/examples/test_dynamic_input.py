@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -14,19 +12,12 @@ from PIL import Image
 from torch import nn
 
 from resflow.errors import ConfigError
-
-EXAMPLE = Path(__file__).parents[2] / "examples" / "dynamic_input.py"
+from tests.examples.loading import load
 
 
 @pytest.fixture(scope="module")
 def example() -> ModuleType:
-    spec = importlib.util.spec_from_file_location(EXAMPLE.stem, EXAMPLE)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[EXAMPLE.stem] = module
-    spec.loader.exec_module(module)
-    return module
+    return load("dynamic_input")
 
 
 @pytest.fixture(autouse=True)

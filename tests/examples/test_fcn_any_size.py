@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -15,19 +13,12 @@ from torch import nn
 
 import resflow as rf
 from resflow.normalize import UNIT
-
-EXAMPLE = Path(__file__).parents[2] / "examples" / "fcn_any_size.py"
+from tests.examples.loading import load
 
 
 @pytest.fixture(scope="module")
 def example() -> ModuleType:
-    spec = importlib.util.spec_from_file_location(EXAMPLE.stem, EXAMPLE)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[EXAMPLE.stem] = module
-    spec.loader.exec_module(module)
-    return module
+    return load("fcn_any_size")
 
 
 def known_pixels(folder: Path, void: int) -> int:
