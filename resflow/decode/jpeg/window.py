@@ -6,12 +6,14 @@ import numpy as np
 from numba import njit
 from numpy import float32, int32, uint8, uintp
 
-from resflow.decode.jpeg.inverse import EXACT, LANES, SIDES
+from resflow.decode.jpeg.inverse import EXACT, SIDES
 from resflow.decode.jpeg.scan import read_scan
 from resflow.decode.jpeg.segments import ACROSS, COMPONENTS, DOWN, HEIGHT, INFO, WIDTH, read_segments
+from resflow.decode.jpeg.vectors import LANES, fma, load, splat, store, zeros
 from resflow.decode.kernels import triangle_weights
 
-_TAPS = 4  # weights are padded to a multiple, and loops unrolled to as many
+ROWS = 8
+"""Lines that are resized along x together: each weight is loaded once for all of them."""
 
 
 @njit(nogil=True)
@@ -19,11 +21,11 @@ def axis_weights(start, step, first, count, size):
     """Weights of one axis; see `triangle_weights`.
 
     Returns:
-        Weights float32 [count, a multiple of _TAPS], zeros behind the taps; int64 [count] first source pixels; int64
-        [count] taps.
+        Weights float32 [count, most taps], zeros behind the taps; int64 [count] first source pixels; int64 [count]
+        taps.
     """
     most = int(2 * max(abs(step), 1.0)) + 3
-    weights = np.zeros((count, -(-most // _TAPS) * _TAPS), np.float32)
+    weights = np.zeros((count, most), np.float32)
     low, taps = np.empty(count, np.int64), np.empty(count, np.int64)
     triangle_weights(start, step, first, size, weights, low, taps)
     return weights, low, taps
@@ -49,7 +51,7 @@ def fold_weights(weights, low, taps, size, smooth):
     side = float32(0.25 if smooth else 0)
     count = low.shape[0]
     most = weights.shape[1] // 2 + 3
-    folded = np.zeros((count, -(-most // _TAPS) * _TAPS), np.float32)
+    folded = np.zeros((count, most), np.float32)
     folded_low, folded_taps = np.empty(count, np.int64), np.empty(count, np.int64)
     for j in range(count):
         first = min(max((low[j] - 1) >> 1, 0), size - 1)
@@ -65,88 +67,102 @@ def fold_weights(weights, low, taps, size, smooth):
     return folded, folded_low, folded_taps
 
 
-@njit(nogil=True, fastmath=EXACT)
-def blend_rows(planes, at, stride, last, weights, row, taps, line):
-    """One row of a plane resized along y, into `line`.
+@njit(nogil=True)
+def blend_rows(planes, at, stride, weights, row, taps, lines, to, span):
+    """One row of a plane resized along y, into one of `lines`.
 
     Args:
-        planes: uint8.
+        planes: uint8, `LANES` bytes longer than what is read.
         at: where the row of the first tap starts.
         stride: bytes of a row.
-        last: where the plane's last row starts; taps beyond it weigh nothing.
-        weights: float32 [n, a multiple of _TAPS].
+        weights: float32 [n, most taps].
         row: the row of `weights`.
         taps: that count.
-        line: float32 [m], filled.
+        lines: float32, filled from `to` on.
+        to: where.
+        span: values that are needed; a multiple of `LANES` is written.
     """
-    for k in range(0, taps, _TAPS):
-        a = uintp(min(at + k * stride, last))
-        b = uintp(min(at + (k + 1) * stride, last))
-        c = uintp(min(at + (k + 2) * stride, last))
-        d = uintp(min(at + (k + 3) * stride, last))
-        w0, w1, w2, w3 = weights[row, k], weights[row, k + 1], weights[row, k + 2], weights[row, k + 3]
-        if k == 0:
-            for x in range(uintp(line.shape[0])):
-                line[x] = (
-                    w0 * float32(planes[a + x])
-                    + w1 * float32(planes[b + x])
-                    + w2 * float32(planes[c + x])
-                    + w3 * float32(planes[d + x])
-                )
-        else:
-            for x in range(uintp(line.shape[0])):
-                line[x] += (
-                    w0 * float32(planes[a + x])
-                    + w1 * float32(planes[b + x])
-                    + w2 * float32(planes[c + x])
-                    + w3 * float32(planes[d + x])
-                )
+    for x in range(uintp(0), uintp(span), uintp(LANES)):
+        from_ = uintp(at) + x
+        values = zeros()
+        for k in range(taps):
+            values = fma(splat(weights[row, k]), load(planes, from_), values)
+            from_ += uintp(stride)
+        store(lines, uintp(to) + x, values)
 
 
 @njit(nogil=True)
-def column_weights(weights, taps):
-    """Weights by tap, then by output: float32 [a multiple of _TAPS * n], so that outputs are neighbours."""
-    count = weights.shape[0]
-    most = -(-taps.max() // _TAPS) * _TAPS
-    turned = np.empty(most * count, np.float32)
-    for k in range(most):
-        for j in range(count):
-            turned[k * count + j] = weights[j, k]
-    return turned
-
-
-@njit(nogil=True, fastmath=EXACT)
-def blend_columns(line, reads, weights, out):
-    """A line resized along x.
+def column_weights(weights, low, taps):
+    """Weights by block of `LANES` outputs, by pixel that any of them reads, by output; zero where one does not read it.
 
     Args:
-        line: float32, `_TAPS` values longer than its pixels.
-        reads: uint32 [n], first pixel of each output.
-        weights: float32 [taps * n], of `column_weights`.
-        out: float32 [n], filled.
+        weights: float32 [n, most taps].
+        low: int64 [n], first pixel of each output.
+        taps: int64 [n], pixels of each.
+
+    Returns:
+        The weights, float32 flat; int64 [blocks] first pixels; int64 [blocks + 1] where each block's weights start.
     """
-    count = uintp(out.shape[0])
-    two, three = count + count, count + count + count
-    for at in range(uintp(0), uintp(weights.shape[0]), uintp(_TAPS) * count):
-        k = at // count
-        if at == uintp(0):
-            for j in range(count):
-                i = uintp(reads[j])
-                out[j] = (
-                    weights[j] * line[i]
-                    + weights[j + count] * line[i + uintp(1)]
-                    + weights[j + two] * line[i + uintp(2)]
-                    + weights[j + three] * line[i + uintp(3)]
-                )
-        else:
-            for j in range(count):
-                i, w = uintp(reads[j]) + k, at + j
-                out[j] += (
-                    weights[w] * line[i]
-                    + weights[w + count] * line[i + uintp(1)]
-                    + weights[w + two] * line[i + uintp(2)]
-                    + weights[w + three] * line[i + uintp(3)]
-                )
+    count = low.shape[0]
+    blocks = -(-count // LANES)
+    first, starts = np.empty(blocks, np.int64), np.zeros(blocks + 1, np.int64)
+    for block in range(blocks):
+        part = slice(block * LANES, min((block + 1) * LANES, count))
+        first[block] = low[part].min()
+        starts[block + 1] = starts[block] + ((low[part] + taps[part]).max() - first[block]) * LANES
+    dense = np.zeros(starts[blocks], np.float32)
+    for j in range(count):
+        block, lane = j // LANES, j % LANES
+        at = starts[block] + (low[j] - first[block]) * LANES + lane
+        for k in range(taps[j]):
+            dense[at + k * LANES] = weights[j, k]
+    return dense, first, starts
+
+
+@njit(nogil=True)
+def blend_columns(lines, length, dense, first, starts, out):
+    """`ROWS` lines resized along x.
+
+    Args:
+        lines: float32 [ROWS * length].
+        length: values of a line.
+        dense: float32, of `column_weights`.
+        first: int64 [blocks], of it, relative to the lines.
+        starts: int64 [blocks + 1], of it.
+        out: float32 [ROWS * blocks * LANES], filled.
+    """
+    blocks, step = first.shape[0], uintp(length)
+    for block in range(blocks):
+        x = uintp(first[block])
+        a = b = c = d = e = f = g = h = zeros()
+        for at in range(uintp(starts[block]), uintp(starts[block + 1]), uintp(LANES)):
+            weights = load(dense, at)
+            i = x
+            a = fma(splat(lines[i]), weights, a)
+            i += step
+            b = fma(splat(lines[i]), weights, b)
+            i += step
+            c = fma(splat(lines[i]), weights, c)
+            i += step
+            d = fma(splat(lines[i]), weights, d)
+            i += step
+            e = fma(splat(lines[i]), weights, e)
+            i += step
+            f = fma(splat(lines[i]), weights, f)
+            i += step
+            g = fma(splat(lines[i]), weights, g)
+            i += step
+            h = fma(splat(lines[i]), weights, h)
+            x += uintp(1)
+        to, over = uintp(block * LANES), uintp(blocks * LANES)
+        store(out, to, a)
+        store(out, to + over, b)
+        store(out, to + uintp(2) * over, c)
+        store(out, to + uintp(3) * over, d)
+        store(out, to + uintp(4) * over, e)
+        store(out, to + uintp(5) * over, f)
+        store(out, to + uintp(6) * over, g)
+        store(out, to + uintp(7) * over, h)
 
 
 @njit(nogil=True)
@@ -156,16 +172,17 @@ def to_byte(value):
 
 
 @njit(nogil=True, fastmath=EXACT)
-def to_rgb(y, blue, red, out):
-    """Brightness and colour differences, float32 [n] each, into uint8 [3 * n].
+def to_rgb(y, blue, red, at, count, out, to):
+    """Brightness and colour differences, `count` of each from `at` on, into bytes from `to` on.
 
     Source: ITU-T T.871, 7.
     """
-    for j in range(y.shape[0]):
-        b, r = blue[j] - float32(128), red[j] - float32(128)
-        out[3 * j] = to_byte(y[j] + float32(1.402) * r)
-        out[3 * j + 1] = to_byte(y[j] - float32(0.344136286) * b - float32(0.714136286) * r)
-        out[3 * j + 2] = to_byte(y[j] + float32(1.772) * b)
+    for j in range(uintp(count)):
+        i, o = uintp(at) + j, uintp(to) + uintp(3) * j
+        light, b, r = y[i], blue[i] - float32(128), red[i] - float32(128)
+        out[o] = to_byte(light + float32(1.402) * r)
+        out[o + uintp(1)] = to_byte(light - float32(0.344136286) * b - float32(0.714136286) * r)
+        out[o + uintp(2)] = to_byte(light + float32(1.772) * b)
 
 
 @njit(nogil=True)
@@ -244,48 +261,46 @@ def decode_window(data, out, box, start_x, start_y, step_x, step_y, width, heigh
         group = LANES * sides[c]
         strides[c] = -(-((window[2] - window[0]) * info[ACROSS + c] * sides[c]) // group) * group
         starts[c + 1] = starts[c] + (window[3] - window[1]) * info[DOWN + c] * sides[c] * strides[c]
-    planes = np.empty(starts[components], np.uint8)
+    planes = np.empty(starts[components] + LANES, np.uint8)
     if not read_scan(data, info, quant, counts, symbols, window, sides, planes, starts, strides):
         return False
 
     # The first pixel of each plane's window, in its own pixels; then reads relative to it.
     from_x, from_y = window[0] * unit_x, window[1] * unit_y
     colour_from_x, colour_from_y = window[0] * sides[1], window[1] * sides[1]
-    first, colour_first = low_x.min(), colour_low_x.min()
-    reads, colour_reads = (low_x - first).astype(np.uint32), (colour_low_x - colour_first).astype(np.uint32)
-    across, colour_across = column_weights(weights_x, taps_x), column_weights(colour_x, colour_taps_x)
-    span = (low_x + taps_x).max() - first
-    colour_span = (colour_low_x + colour_taps_x).max() - colour_first
-    line = np.zeros(span + weights_x.shape[1], np.float32)
-    colour_line = np.zeros(colour_span + colour_x.shape[1], np.float32)
-    y, blue, red = np.empty(columns, np.float32), np.empty(columns, np.float32), np.empty(columns, np.float32)
+    left_x, colour_left_x = low_x.min(), colour_low_x.min()
+    span = (low_x + taps_x).max() - left_x
+    colour_span = (colour_low_x + colour_taps_x).max() - colour_left_x
+    across, first_x, blocks_x = column_weights(weights_x, low_x - left_x, taps_x)
+    colour_across, colour_first_x, colour_blocks_x = column_weights(colour_x, colour_low_x - colour_left_x, colour_taps_x)
+    length = -(-max(span, colour_span) // LANES) * LANES
+    padded = first_x.shape[0] * LANES
+    lines = np.zeros(ROWS * length, np.float32)
+    y, blue, red = np.empty(ROWS * padded, np.float32), np.empty(ROWS * padded, np.float32), np.empty(ROWS * padded, np.float32)
     blue[:] = 128
     red[:] = 128
     rgb = np.empty(3 * columns, np.uint8)
     flat = out.reshape(-1)
-    for i in range(rows):
-        at = starts[0] + (low_y[i] - from_y) * strides[0] + first - from_x
-        last = starts[1] - strides[0] + first - from_x
-        blend_rows(planes, at, strides[0], last, weights_y, i, taps_y[i], line[:span])
-        blend_columns(line, reads, across, y)
+    for upper in range(0, rows, ROWS):
+        lower = min(upper + ROWS, rows)
+        for i in range(upper, lower):
+            at = starts[0] + (low_y[i] - from_y) * strides[0] + left_x - from_x
+            blend_rows(planes, at, strides[0], weights_y, i, taps_y[i], lines, (i - upper) * length, span)
+        blend_columns(lines, length, across, first_x, blocks_x, y)
         if components == 3:
-            offset = (colour_low_y[i] - colour_from_y) * strides[1] + colour_first - colour_from_x
-            end = colour_first - colour_from_x - strides[1]
-            taps = colour_taps_y[i]
-            blend_rows(
-                planes, starts[1] + offset, strides[1], starts[2] + end, colour_y, i, taps, colour_line[:colour_span]
-            )
-            blend_columns(colour_line, colour_reads, colour_across, blue)
-            blend_rows(
-                planes, starts[2] + offset, strides[1], starts[3] + end, colour_y, i, taps, colour_line[:colour_span]
-            )
-            blend_columns(colour_line, colour_reads, colour_across, red)
-        if swapped:
-            to_rgb(y, blue, red, rgb)
-            for j in range(columns):
-                for c in range(3):
-                    out[left + j, top + i, c] = rgb[3 * j + c]
-        else:
-            to = ((top + i) * out.shape[1] + left) * 3
-            to_rgb(y, blue, red, flat[to : to + 3 * columns])
+            for c in range(1, 3):
+                for i in range(upper, lower):
+                    at = starts[c] + (colour_low_y[i] - colour_from_y) * strides[1] + colour_left_x - colour_from_x
+                    to = (i - upper) * length
+                    blend_rows(planes, at, strides[1], colour_y, i, colour_taps_y[i], lines, to, colour_span)
+                blend_columns(lines, length, colour_across, colour_first_x, colour_blocks_x, blue if c == 1 else red)
+        for i in range(upper, lower):
+            at = (i - upper) * padded
+            if swapped:
+                to_rgb(y, blue, red, at, columns, rgb, 0)
+                for j in range(columns):
+                    for c in range(3):
+                        out[left + j, top + i, c] = rgb[3 * j + c]
+            else:
+                to_rgb(y, blue, red, at, columns, flat, ((top + i) * out.shape[1] + left) * 3)
     return True
