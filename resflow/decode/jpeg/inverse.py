@@ -6,18 +6,16 @@ A block becomes 8x8 pixels, or 6x6, 4x4, 3x3, 2x2 or one of the same picture fro
 from __future__ import annotations
 
 import math
+from typing import Any
 
 from numba import njit
-from numpy import float32, int32, uint8
+from numpy import float32, uintp
 
-LANES = 16
-"""Blocks of a group. The same coefficient of all of them is contiguous, and distances are constants: it vectorises."""
+from resflow.decode.jpeg.vectors import LANES, fma, loads, products, splat, store_pixels, stores
+
 BLOCK = 65 * LANES
-"""Values of a group: 64 coefficients of each block, and a place for those that do not count."""
-
-EXACT = {"nnan", "ninf", "nsz"}
-"""Freedoms of the compiler that change no result. Fusing and reordering would, and in another way on another processor:
-ranks would give different pixels."""
+"""Values of a group of blocks: 64 coefficients of each block, the same one of all of them together, and a place for
+those that do not count."""
 SIDES = (6, 4, 3, 2, 1)
 """Pixels a side that a block may become instead of 8."""
 
@@ -27,196 +25,86 @@ _HALF = float32(0.5)
 
 
 @njit(nogil=True)
-def to_byte(value):
-    """The nearest byte to a value about 0."""
-    return uint8(int32(min(max(value + float32(128.5), float32(0)), float32(255))))
+def mix(a, by_a, b, by_b):
+    """a * by_a + b * by_b."""
+    return fma(b, splat(by_b), a * by_a)
 
 
 @njit(nogil=True)
-def eight(x0, x1, x2, x3, x4, x5, x6, x7):
+def mix_four(a, by_a, b, by_b, c, by_c, d, by_d):
+    """The sum of four products."""
+    return fma(d, splat(by_d), fma(c, splat(by_c), mix(a, by_a, b, by_b)))
+
+
+@njit(nogil=True)
+def eight(x):
     """Eight samples of eight frequencies: even ones and odd ones, added and subtracted."""
-    a, b = (x0 + x4) * _4, (x0 - x4) * _4
-    c, d = x2 * _2 + x6 * _6, x2 * _6 - x6 * _2
+    a, b = (x[0] + x[4]) * _4, (x[0] - x[4]) * _4
+    c, d = mix(x[2], _2, x[6], _6), mix(x[2], _6, x[6], -_2)
     e0, e1, e2, e3 = a + c, b + d, b - d, a - c
-    o0 = x1 * _1 + x3 * _3 + x5 * _5 + x7 * _7
-    o1 = x1 * _3 - x3 * _7 - x5 * _1 - x7 * _5
-    o2 = x1 * _5 - x3 * _1 + x5 * _7 + x7 * _3
-    o3 = x1 * _7 - x3 * _5 + x5 * _3 - x7 * _1
+    o0 = mix_four(x[1], _1, x[3], _3, x[5], _5, x[7], _7)
+    o1 = mix_four(x[1], _3, x[3], -_7, x[5], -_1, x[7], -_5)
+    o2 = mix_four(x[1], _5, x[3], -_1, x[5], _7, x[7], _3)
+    o3 = mix_four(x[1], _7, x[3], -_5, x[5], _3, x[7], -_1)
     return e0 + o0, e1 + o1, e2 + o2, e3 + o3, e3 - o3, e2 - o2, e1 - o1, e0 - o0
 
 
 @njit(nogil=True)
-def four(x0, x1, x2, x3):
-    """Four samples of the four lowest frequencies."""
-    a, b = (x0 + x2) * _4, (x0 - x2) * _4
-    c, d = x1 * _2 + x3 * _6, x1 * _6 - x3 * _2
-    return a + c, b + d, b - d, a - c
-
-
-@njit(nogil=True)
-def six(x0, x1, x2, x3, x4, x5):
+def six(x):
     """Six samples of the six lowest frequencies."""
-    a = x0 * _45
-    e0, e1, e2 = a + x2 * _30 + x4 * _60, a - x4 * _HALF, a - x2 * _30 + x4 * _60
-    b = (x1 - x3 - x5) * _45
-    o0, o2 = x1 * _15 + x3 * _45 + x5 * _75, x1 * _75 - x3 * _45 + x5 * _15
+    a = x[0] * _45
+    e0, e1, e2 = a + mix(x[2], _30, x[4], _60), a - x[4] * _HALF, a + mix(x[2], -_30, x[4], _60)
+    b = (x[1] - x[3] - x[5]) * _45
+    o0 = fma(x[5], splat(_75), mix(x[1], _15, x[3], _45))
+    o2 = fma(x[5], splat(_15), mix(x[1], _75, x[3], -_45))
     return e0 + o0, e1 + b, e2 + o2, e2 - o2, e1 - b, e0 - o0
 
 
 @njit(nogil=True)
-def three(x0, x1, x2):
+def four(x):
+    """Four samples of the four lowest frequencies."""
+    a, b = (x[0] + x[2]) * _4, (x[0] - x[2]) * _4
+    c, d = mix(x[1], _2, x[3], _6), mix(x[1], _6, x[3], -_2)
+    return a + c, b + d, b - d, a - c
+
+
+@njit(nogil=True)
+def three(x):
     """Three samples of the three lowest frequencies."""
-    a, b = x0 * _45 + x2 * _60, x1 * _30
-    return a + b, x0 * _45 - x2 * _HALF, a - b
+    a, b = mix(x[0], _45, x[2], _60), x[1] * _30
+    return a + b, mix(x[0], _45, x[2], -_HALF), a - b
 
 
-@njit(nogil=True, fastmath=EXACT)
-def inverse_8(x, q, work, out, stride):
-    """A group into 8 rows of 8 pixels a block; arguments as `inverse` cuts them."""
-    for u in range(8):
-        for b in range(LANES):
-            i = u * LANES + b
-            y = eight(
-                float32(x[i]) * q[u],
-                float32(x[i + 8 * LANES]) * q[u + 8],
-                float32(x[i + 16 * LANES]) * q[u + 16],
-                float32(x[i + 24 * LANES]) * q[u + 24],
-                float32(x[i + 32 * LANES]) * q[u + 32],
-                float32(x[i + 40 * LANES]) * q[u + 40],
-                float32(x[i + 48 * LANES]) * q[u + 48],
-                float32(x[i + 56 * LANES]) * q[u + 56],
-            )
-            work[i] = y[0]
-            work[i + 8 * LANES] = y[1]
-            work[i + 16 * LANES] = y[2]
-            work[i + 24 * LANES] = y[3]
-            work[i + 32 * LANES] = y[4]
-            work[i + 40 * LANES] = y[5]
-            work[i + 48 * LANES] = y[6]
-            work[i + 56 * LANES] = y[7]
-    for row in range(8):
-        w = work[row * 8 * LANES : (row + 1) * 8 * LANES]
-        line = out[row * stride : row * stride + 8 * LANES]
-        for b in range(LANES):
-            y = eight(
-                w[b],
-                w[b + LANES],
-                w[b + 2 * LANES],
-                w[b + 3 * LANES],
-                w[b + 4 * LANES],
-                w[b + 5 * LANES],
-                w[b + 6 * LANES],
-                w[b + 7 * LANES],
-            )
-            i = b * 8
-            line[i] = to_byte(y[0])
-            line[i + 1] = to_byte(y[1])
-            line[i + 2] = to_byte(y[2])
-            line[i + 3] = to_byte(y[3])
-            line[i + 4] = to_byte(y[4])
-            line[i + 5] = to_byte(y[5])
-            line[i + 6] = to_byte(y[6])
-            line[i + 7] = to_byte(y[7])
+@njit(nogil=True)
+def two(x):
+    """Two samples of the two lowest frequencies: the cosines are all sqrt(1/2)."""
+    return (x[0] + x[1]) * _4, (x[0] - x[1]) * _4
 
 
-@njit(nogil=True, fastmath=EXACT)
-def inverse_6(x, q, work, out, stride):
-    """A group into 6 rows of 6 pixels a block."""
-    for u in range(6):
-        for b in range(LANES):
-            i = u * LANES + b
-            y = six(
-                float32(x[i]) * q[u],
-                float32(x[i + 8 * LANES]) * q[u + 8],
-                float32(x[i + 16 * LANES]) * q[u + 16],
-                float32(x[i + 24 * LANES]) * q[u + 24],
-                float32(x[i + 32 * LANES]) * q[u + 32],
-                float32(x[i + 40 * LANES]) * q[u + 40],
-            )
-            work[i] = y[0]
-            work[i + 8 * LANES] = y[1]
-            work[i + 16 * LANES] = y[2]
-            work[i + 24 * LANES] = y[3]
-            work[i + 32 * LANES] = y[4]
-            work[i + 40 * LANES] = y[5]
-    for row in range(6):
-        w = work[row * 8 * LANES : row * 8 * LANES + 6 * LANES]
-        line = out[row * stride : row * stride + 6 * LANES]
-        for b in range(LANES):
-            y = six(w[b], w[b + LANES], w[b + 2 * LANES], w[b + 3 * LANES], w[b + 4 * LANES], w[b + 5 * LANES])
-            i = b * 6
-            line[i] = to_byte(y[0])
-            line[i + 1] = to_byte(y[1])
-            line[i + 2] = to_byte(y[2])
-            line[i + 3] = to_byte(y[3])
-            line[i + 4] = to_byte(y[4])
-            line[i + 5] = to_byte(y[5])
+@njit(nogil=True)
+def one(x):
+    """The mean."""
+    return (x[0] * _4,)
 
 
-@njit(nogil=True, fastmath=EXACT)
-def inverse_4(x, q, work, out, stride):
-    """A group into 4 rows of 4 pixels a block."""
-    for u in range(4):
-        for b in range(LANES):
-            i = u * LANES + b
-            y = four(
-                float32(x[i]) * q[u],
-                float32(x[i + 8 * LANES]) * q[u + 8],
-                float32(x[i + 16 * LANES]) * q[u + 16],
-                float32(x[i + 24 * LANES]) * q[u + 24],
-            )
-            work[i] = y[0]
-            work[i + 8 * LANES] = y[1]
-            work[i + 16 * LANES] = y[2]
-            work[i + 24 * LANES] = y[3]
-    for row in range(4):
-        w = work[row * 8 * LANES : row * 8 * LANES + 4 * LANES]
-        line = out[row * stride : row * stride + 4 * LANES]
-        for b in range(LANES):
-            y = four(w[b], w[b + LANES], w[b + 2 * LANES], w[b + 3 * LANES])
-            i = b * 4
-            line[i] = to_byte(y[0])
-            line[i + 1] = to_byte(y[1])
-            line[i + 2] = to_byte(y[2])
-            line[i + 3] = to_byte(y[3])
+def _both_ways(side: int, transform: Any) -> Any:
+    """A compiled function that transforms a group along y, then along x; arguments as those of `inverse`."""
+    coefficients_of, put = products(side, 8 * LANES, 8), stores(side, 8 * LANES)
+    line_of = loads(side, LANES)
+
+    @njit(nogil=True)  # type: ignore[misc]
+    def both_ways(coefficients, source, scale, table, work, planes, target, stride):  # type: ignore[no-untyped-def]
+        for u in range(uintp(side)):
+            at = u * uintp(LANES)
+            put(work, at, transform(coefficients_of(coefficients, source + at, scale, table + u)))
+        for row in range(uintp(side)):
+            store_pixels(planes, target + row * stride, transform(line_of(work, row * uintp(8 * LANES))))
+
+    return both_ways
 
 
-@njit(nogil=True, fastmath=EXACT)
-def inverse_3(x, q, work, out, stride):
-    """A group into 3 rows of 3 pixels a block."""
-    for u in range(3):
-        for b in range(LANES):
-            i = u * LANES + b
-            y = three(
-                float32(x[i]) * q[u], float32(x[i + 8 * LANES]) * q[u + 8], float32(x[i + 16 * LANES]) * q[u + 16]
-            )
-            work[i] = y[0]
-            work[i + 8 * LANES] = y[1]
-            work[i + 16 * LANES] = y[2]
-    for row in range(3):
-        w = work[row * 8 * LANES : row * 8 * LANES + 3 * LANES]
-        line = out[row * stride : row * stride + 3 * LANES]
-        for b in range(LANES):
-            y = three(w[b], w[b + LANES], w[b + 2 * LANES])
-            i = b * 3
-            line[i] = to_byte(y[0])
-            line[i + 1] = to_byte(y[1])
-            line[i + 2] = to_byte(y[2])
-
-
-@njit(nogil=True, fastmath=EXACT)
-def inverse_2(x, q, out, stride):
-    """A group into 2 rows of 2 pixels a block."""
-    upper, lower = out[: 2 * LANES], out[stride : stride + 2 * LANES]
-    for b in range(LANES):
-        x0, x1 = float32(x[b]) * q[0], float32(x[b + LANES]) * q[1]
-        x2, x3 = float32(x[b + 8 * LANES]) * q[8], float32(x[b + 9 * LANES]) * q[9]
-        # The cosines of two points are all sqrt(1/2), half of it in each direction.
-        a, c, d, e = (x0 + x1) * _4 * _4, (x0 - x1) * _4 * _4, (x2 + x3) * _4 * _4, (x2 - x3) * _4 * _4
-        upper[2 * b] = to_byte(a + d)
-        upper[2 * b + 1] = to_byte(c + e)
-        lower[2 * b] = to_byte(a - d)
-        lower[2 * b + 1] = to_byte(c - e)
+_inverse_8, _inverse_6, _inverse_4 = _both_ways(8, eight), _both_ways(6, six), _both_ways(4, four)
+_inverse_3, _inverse_2, _inverse_1 = _both_ways(3, three), _both_ways(2, two), _both_ways(1, one)
 
 
 @njit(nogil=True)
@@ -234,17 +122,16 @@ def inverse(coefficients, source, scale, table, work, planes, target, stride, si
         stride: bytes of a row of pixels.
         side: pixels of a block's side: 8 or one of `SIDES`.
     """
-    x, q, out = coefficients[source : source + BLOCK], scale[table : table + 64], planes[target:]
+    source, table, target, stride = uintp(source), uintp(table), uintp(target), uintp(stride)
     if side == 8:
-        inverse_8(x, q, work, out, stride)
+        _inverse_8(coefficients, source, scale, table, work, planes, target, stride)
     elif side == 6:
-        inverse_6(x, q, work, out, stride)
+        _inverse_6(coefficients, source, scale, table, work, planes, target, stride)
     elif side == 4:
-        inverse_4(x, q, work, out, stride)
+        _inverse_4(coefficients, source, scale, table, work, planes, target, stride)
     elif side == 3:
-        inverse_3(x, q, work, out, stride)
+        _inverse_3(coefficients, source, scale, table, work, planes, target, stride)
     elif side == 2:
-        inverse_2(x, q, out, stride)
+        _inverse_2(coefficients, source, scale, table, work, planes, target, stride)
     else:
-        for b in range(LANES):
-            out[b] = to_byte(float32(x[b]) * q[0] * float32(0.125))
+        _inverse_1(coefficients, source, scale, table, work, planes, target, stride)

@@ -16,18 +16,26 @@ from resflow.decode.jpeg.huffman import (
     whole_ac,
     whole_dc,
 )
-from resflow.decode.jpeg.inverse import BLOCK, LANES, inverse
+from resflow.decode.jpeg.inverse import BLOCK, inverse
 from resflow.decode.jpeg.segments import AC, ACROSS, COMPONENTS, DC, DOWN, HEIGHT, QUANT, RESTART, SCAN, WIDTH
+from resflow.decode.jpeg.vectors import LANES, WIDE, copy_plain
 
 # Places of the coefficients in the order of the file.
 _ZIGZAG = np.array(sorted(range(64), key=lambda k: (k // 8 + k % 8, k % 8 if (k // 8 + k % 8) % 2 == 0 else k // 8)))
 # Zeros after the scan's last byte. A block takes at most 260 bytes and a place is checked before each unit of 6 blocks.
 _PAD = 4096
 _TOP = uint64(64 - LOOK)
+_STEPS = 57 // LOOK  # that `pairs` can be asked with what `next_bits` gives
 
 
 @njit(nogil=True)
-def next_bits(data, at):
+def next_bits(data, bit):
+    """What follows a bit: 57 bits or more, the first one highest."""
+    return eight_bytes(data, uintp(bit >> uint64(3))) << (bit & uint64(7))
+
+
+@njit(nogil=True)
+def eight_bytes(data, at):
     """Eight bytes, the first one highest; one machine instruction."""
     return (
         (uint64(data[at]) << uint64(56))
@@ -57,21 +65,17 @@ def unstuff(data, start, plain, ends):
     stop = data.shape[0] - 2
     read, write, segment = uintp(start), uintp(0), 0
     while read < stop:
-        while read + uintp(8) <= stop:
-            eight = next_bits(data, read)
-            # A byte of eight is 0xFF where one of ~eight is 0: the well-known test for a zero byte.
-            if (~eight - uint64(0x0101010101010101)) & eight & uint64(0x8080808080808080):
-                break
-            for k in range(8):
-                plain[write + uintp(k)] = data[read + uintp(k)]
-            read += uintp(8)
-            write += uintp(8)
-        while read < stop and data[read] != 0xFF:
-            plain[write] = data[read]
-            read += uintp(1)
-            write += uintp(1)
-        if read >= stop:
-            break
+        copied = uintp(0)
+        if read + uintp(WIDE) <= stop:
+            copied = copy_plain(data, read, plain, write)
+        else:
+            while read + copied < stop and data[read + copied] != 0xFF:
+                plain[write + copied] = data[read + copied]
+                copied += uintp(1)
+        read += copied
+        write += copied
+        if copied == uintp(WIDE) or read >= stop:
+            continue
         after = data[read + uintp(1)]
         if after == 0:
             plain[write] = 0xFF
@@ -154,7 +158,7 @@ def read_scan(data, info, quant, counts, symbols, window, sides, planes, starts,
     work = np.empty(64 * LANES, np.float32)
 
     before = np.zeros(3, np.int64)  # the DC value of each component's last block
-    buffer, bits, at = uint64(0), uint64(0), uintp(0)
+    bit = uint64(0)  # the next one to be read
     segment, countdown = 0, restart
     for row in range(bottom):
         shown = row >= top
@@ -163,15 +167,14 @@ def read_scan(data, info, quant, counts, symbols, window, sides, planes, starts,
         for column in range(right if row == bottom - 1 else across):
             if restart:
                 if countdown == 0:
-                    if (at << uintp(3)) - bits > uintp(ends[segment] << 3):
+                    if bit > uint64(ends[segment] << 3):
                         return False
-                    at = uintp(ends[segment])
-                    buffer = bits = uint64(0)
+                    bit = uint64(ends[segment] << 3)
                     before[:] = 0
                     segment += 1
                     countdown = restart
                 countdown -= 1
-            if at > uintp(ends[segment] + 16):
+            if bit > uint64((ends[segment] + 16) << 3):
                 return False
             wanted = shown and left <= column < right
             for c in range(components):
@@ -180,17 +183,14 @@ def read_scan(data, info, quant, counts, symbols, window, sides, planes, starts,
                 dc_whole, ac_whole, ac_pairs = uintp(dc << LOOK), uintp(ac << LOOK), uintp((ac - 2) << LOOK)
                 order, keep = uintp(c * 256), uintp(last[c] if wanted else 0)
                 for block in range(info[ACROSS + c] * info[DOWN + c]):
-                    buffer |= next_bits(plain, at) >> bits
-                    at += (uint64(63) - bits) >> uint64(3)
-                    bits |= uint64(56)
-                    entry = int64(whole[dc_whole + uintp(buffer >> _TOP)])
+                    ahead = next_bits(plain, bit)
+                    entry = int64(whole[dc_whole + uintp(ahead >> _TOP)])
                     if entry == 0:
-                        found = int64(codes[dc_codes + uintp(buffer >> _TOP)])
-                        entry = whole_dc(found if found else long_code(codes, symbols, dc, buffer), buffer)
+                        found = int64(codes[dc_codes + uintp(ahead >> _TOP)])
+                        entry = whole_dc(found if found else long_code(codes, symbols, dc, ahead), ahead)
                         if entry == 0:
                             return False
-                    buffer <<= uint64(entry & 255)
-                    bits -= uint64(entry & 255)
+                    bit += uint64(entry & 255)
                     before[c] += entry >> 16
 
                     k, spot = uintp(1), uintp(0)
@@ -200,48 +200,58 @@ def read_scan(data, info, quant, counts, symbols, window, sides, planes, starts,
                         spot = uintp(firsts[c] + (line * groups[c] + lane // LANES) * BLOCK + lane % LANES)
                         coefficients[spot] = int16(before[c])
                     while k <= keep:
-                        buffer |= next_bits(plain, at) >> bits
-                        at += (uint64(63) - bits) >> uint64(3)
-                        bits |= uint64(56)
-                        entry = pairs[ac_pairs + uintp(buffer >> _TOP)]
-                        if entry and k + uintp((entry >> 24) & 255) <= uintp(62):
+                        ahead = next_bits(plain, bit)
+                        steps = _STEPS
+                        entry = pairs[ac_pairs + uintp(ahead >> _TOP)]
+                        while entry and k + uintp((entry >> 24) & 255) <= uintp(62):
                             k += uintp((entry >> 8) & 255)
                             coefficients[spot + uintp(places[order + k])] = int16(entry >> 32)
                             k += uintp((entry >> 16) & 255)
                             coefficients[spot + uintp(places[order + k])] = int16(entry >> 48)
+                            k += uintp(1)
+                            ahead <<= uint64(entry & 255)
+                            bit += uint64(entry & 255)
+                            steps -= 1
+                            if k > keep or steps == 0:
+                                break
+                            entry = pairs[ac_pairs + uintp(ahead >> _TOP)]
                         else:
-                            entry = int64(whole[ac_whole + uintp(buffer >> _TOP)])
+                            ahead = next_bits(plain, bit)
+                            entry = int64(whole[ac_whole + uintp(ahead >> _TOP)])
                             if entry == 0:
-                                found = int64(codes[ac_codes + uintp(buffer >> _TOP)])
-                                entry = whole_ac(found if found else long_code(codes, symbols, ac, buffer), buffer)
+                                found = int64(codes[ac_codes + uintp(ahead >> _TOP)])
+                                entry = whole_ac(found if found else long_code(codes, symbols, ac, ahead), ahead)
                                 if entry == 0:
                                     return False
                             k += uintp((entry >> 8) & 255)
                             coefficients[spot + uintp(places[order + k])] = int16(entry >> 16)
-                        k += uintp(1)
-                        buffer <<= uint64(entry & 255)
-                        bits -= uint64(entry & 255)
+                            k += uintp(1)
+                            bit += uint64(entry & 255)
                     while k < uintp(64):
-                        buffer |= next_bits(plain, at) >> bits
-                        at += (uint64(63) - bits) >> uint64(3)
-                        bits |= uint64(56)
-                        entry = pairs[ac_pairs + uintp(buffer >> _TOP)]
-                        if entry and k + uintp((entry >> 24) & 255) <= uintp(62):
-                            k += uintp((entry >> 8) & 255) + uintp((entry >> 16) & 255)
+                        ahead = next_bits(plain, bit)
+                        steps = _STEPS
+                        entry = pairs[ac_pairs + uintp(ahead >> _TOP)]
+                        while entry and k + uintp((entry >> 24) & 255) <= uintp(62):
+                            k += uintp((entry >> 8) & 255) + uintp((entry >> 16) & 255) + uintp(1)
+                            ahead <<= uint64(entry & 255)
+                            bit += uint64(entry & 255)
+                            steps -= 1
+                            if k >= uintp(64) or steps == 0:
+                                break
+                            entry = pairs[ac_pairs + uintp(ahead >> _TOP)]
                         else:
-                            entry = int64(whole[ac_whole + uintp(buffer >> _TOP)])
+                            ahead = next_bits(plain, bit)
+                            entry = int64(whole[ac_whole + uintp(ahead >> _TOP)])
                             if entry == 0:
-                                found = int64(codes[ac_codes + uintp(buffer >> _TOP)])
-                                entry = whole_ac(found if found else long_code(codes, symbols, ac, buffer), buffer)
+                                found = int64(codes[ac_codes + uintp(ahead >> _TOP)])
+                                entry = whole_ac(found if found else long_code(codes, symbols, ac, ahead), ahead)
                                 if entry == 0:
                                     return False
-                            k += uintp((entry >> 8) & 255)
-                        k += uintp(1)
-                        buffer <<= uint64(entry & 255)
-                        bits -= uint64(entry & 255)
+                            k += uintp((entry >> 8) & 255) + uintp(1)
+                            bit += uint64(entry & 255)
                     if uintp(64) < k < uintp(128):  # a run led past the block's end
                         return False
-        if (at << uintp(3)) - bits > uintp(ends[segment] << 3):
+        if bit > uint64(ends[segment] << 3):
             return False
         if shown:
             for c in range(components):

@@ -6,12 +6,15 @@ import numpy as np
 from numba import njit
 from numpy import float32, int32, uint8, uintp
 
-from resflow.decode.jpeg.inverse import EXACT, SIDES
+from resflow.decode.jpeg.inverse import SIDES
 from resflow.decode.jpeg.scan import read_scan
 from resflow.decode.jpeg.segments import ACROSS, COMPONENTS, DOWN, HEIGHT, INFO, WIDTH, read_segments
 from resflow.decode.jpeg.vectors import LANES, fma, load, splat, store, zeros
 from resflow.decode.kernels import triangle_weights
 
+EXACT = {"nnan", "ninf", "nsz"}
+"""Freedoms of the compiler that change no result. Fusing and reordering would, and in another way on another processor:
+ranks would give different pixels."""
 ROWS = 8
 """Lines that are resized along x together: each weight is loaded once for all of them."""
 
