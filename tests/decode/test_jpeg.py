@@ -108,16 +108,20 @@ def test_a_window_is_that_part_of_the_whole(kind: str) -> None:
 @pytest.mark.parametrize("side", [8, *SIDES])
 def test_blocks_are_the_inverse_transform_of_their_lowest_frequencies(side: int) -> None:
     rng = np.random.default_rng(side)
-    values, steps = rng.integers(-9, 10, (LANES, 8, 8)), rng.integers(1, 9, (8, 8))
-    values[:, 0, 0] = rng.integers(-60, 60, LANES)
-    group = np.zeros(BLOCK, np.int16)
-    group[: 64 * LANES] = values.transpose(1, 2, 0).ravel()
-    work, planes = np.zeros(64 * LANES, np.float32), np.zeros(5 + 8 * 200, np.uint8)
-    inverse(group, 0, steps.astype(np.float32).ravel(), 0, work, planes, 5, 200, side)
-    got = planes[5:].reshape(8, 200)[:side, : side * LANES].reshape(side, LANES, side).transpose(1, 0, 2)
-    lowest = (values * steps)[:, :side, :side] * (side / 8)
-    expected = np.clip(scipy.fft.idctn(lowest, axes=(1, 2), norm="ortho") + 128, 0, 255)
+    groups, width = 2, 2 * LANES * side
+    values, steps = rng.integers(-9, 10, (groups, LANES, 8, 8)), rng.integers(1, 9, (8, 8))
+    values[..., 0, 0] = rng.integers(-60, 60, (groups, LANES))
+    coefficients = np.zeros((groups, BLOCK), np.int16)
+    coefficients[:, : 64 * LANES] = values.transpose(0, 2, 3, 1).reshape(groups, -1)
+    work, planes = np.zeros(64 * LANES, np.float32), np.zeros(5 + side * 300, np.uint8)
+    scale = steps.astype(np.float32).ravel()
+    inverse(coefficients.ravel(), 0, groups, scale, 0, work, planes, 5, 300, side)
+    rows = planes[5:].reshape(side, 300)
+    got = rows[:, :width].reshape(side, groups, LANES, side).transpose(1, 2, 0, 3)
+    lowest = (values * steps)[..., :side, :side] * (side / 8)
+    expected = np.clip(scipy.fft.idctn(lowest, axes=(2, 3), norm="ortho") + 128, 0, 255)
     assert np.abs(got - expected).max() < 0.51
+    assert not rows[:, width:].any()
 
 
 @pytest.mark.parametrize("kind", ["4:4:4", "4:2:2", "4:2:0"])

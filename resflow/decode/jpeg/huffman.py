@@ -1,10 +1,10 @@
 """Look-up tables for a scan's Huffman codes.
 
-Each table answers for the next `LOOK` bits. Three are made of each code:
+Each table answers for the next `LOOK` bits:
 
 - `codes`: length << 8 | symbol; 0 where the code is longer than `LOOK` bits.
-- `whole`: a code with the number that follows it, where both fit: bits | run << 8 | number << 16; 0 otherwise. The end
-  of a block is a run of `END`.
+- `whole`, of AC codes: a code with the number that follows it, where both fit: bits | run << 8 | number << 16; 0
+  otherwise. The end of a block is a run of `END`.
 - `pairs`: two of those at once, where both fit. At 5 to 6 bits each that is what mostly happens, and it halves the
   steps of the loop that the time goes to.
 """
@@ -12,7 +12,7 @@ Each table answers for the next `LOOK` bits. Three are made of each code:
 from __future__ import annotations
 
 from numba import njit
-from numpy import int64, uint64
+from numpy import int64, uint64, uintp
 
 LOOK = 10
 """Bits a table is asked for: with 9 the loop takes more steps; with 11, tables push pixels out of the nearest cache."""
@@ -67,42 +67,48 @@ def long_code(codes, symbols, table, ahead):
 
 
 @njit(nogil=True)
+def symbol_at(codes, symbols, table, ahead):
+    """Length << 8 | symbol of the code at the front of `ahead`; 0 if there is none."""
+    found = int64(codes[uintp(table * CODES) + uintp(ahead >> uint64(64 - LOOK))])
+    return found if found else long_code(codes, symbols, table, ahead)
+
+
+@njit(nogil=True)
 def number(ahead, length, size):
-    """The number of `size` bits that follows a code of `length` bits at the front of `ahead`."""
-    value = int64((ahead << uint64(length)) >> uint64(64 - size))
-    return value if value >= 1 << (size - 1) else value - (1 << size) + 1
+    """The number of `size` bits, 0 to 11, that follows a code of `length` bits at the front of `ahead`."""
+    value = int64((ahead << uint64(length)) >> uint64(1) >> uint64(63 - size))
+    limit = int64(1) << size
+    return value if value >= limit >> 1 else value - limit + 1
 
 
 @njit(nogil=True)
-def whole_dc(found, ahead):
-    """A difference of DC values: bits | number << 16; 0 where it is not one."""
-    length, size = found >> 8, found & 255
-    if found == 0 or size > 11:
-        return int64(0)
-    if size == 0:
-        return int64(length)
-    return int64(length + size + number(ahead, length, size) * 65536)
+def with_number(found, ahead):
+    """A coefficient and the zeros before it: bits | run << 8 | number << 16; 0 where it is not one.
 
-
-@njit(nogil=True)
-def whole_ac(found, ahead):
-    """A coefficient and the zeros before it: bits | run << 8 | number << 16; 0 where it is not one."""
+    Args:
+        found: length << 8 | symbol of the code at the front of `ahead`, or 0.
+        ahead: bits.
+    """
     length, run, size = found >> 8, (found >> 4) & 15, found & 15
-    if size:
-        return int64(length + size + run * 256 + number(ahead, length, size) * 65536)
-    if found and run == 0:
-        return int64(length + END * 256)
-    return int64(length + run * 256) if run == 15 else int64(0)
+    if found == 0 or (size == 0 and 0 < run < 15):
+        return int64(0)
+    if found & 255 == 0:
+        run = END
+    return length + size + run * 256 + number(ahead, length, size) * 65536
+
+
+@njit(nogil=True)
+def one_ac(codes, symbols, table, ahead):
+    """The coefficient at the front of `ahead`, as `with_number` gives it."""
+    return with_number(symbol_at(codes, symbols, table, ahead), ahead)
 
 
 @njit(nogil=True)
 def build_whole(codes, table, whole):
-    """Fill one table of `whole`, int32 [4 << LOOK], from its `codes`."""
+    """Fill `whole`, int32 [1 << LOOK], from an AC table's `codes`."""
     for i in range(1 << LOOK):
-        ahead = uint64(i) << uint64(64 - LOOK)
-        found = int64(codes[table * CODES + i])
-        entry = whole_dc(found, ahead) if table < 2 else whole_ac(found, ahead)
-        whole[(table << LOOK) + i] = entry if entry & 255 <= LOOK else 0
+        entry = with_number(int64(codes[table * CODES + i]), uint64(i) << uint64(64 - LOOK))
+        whole[i] = entry if entry & 255 <= LOOK else 0
 
 
 @njit(nogil=True)
@@ -114,11 +120,9 @@ def build_pairs(whole, table, pairs):
     most if a second follows: past it, the second is not this block's.
     """
     for i in range(1 << LOOK):
-        one = int64(whole[(table << LOOK) + i])
+        one = int64(whole[i])
         bits, run, value = one & 255, (one >> 8) & 255, one >> 16
-        other = (
-            int64(0) if one == 0 or run >= END else int64(whole[(table << LOOK) + ((i << bits) & ((1 << LOOK) - 1))])
-        )
+        other = int64(0) if one == 0 or run >= END else int64(whole[(i << bits) & ((1 << LOOK) - 1)])
         both = bits + (other & 255)
         entry = bits | (run << 8) | ((value & 0xFFFF) << 32) | (value << 48)
         if other and both <= LOOK:

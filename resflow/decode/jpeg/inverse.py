@@ -88,17 +88,20 @@ def one(x):
 
 
 def _both_ways(side: int, transform: Any) -> Any:
-    """A compiled function that transforms a group along y, then along x; arguments as those of `inverse`."""
+    """A compiled function that transforms groups along y, then along x; arguments as those of `inverse`."""
     coefficients_of, put = products(side, 8 * LANES, 8), stores(side, 8 * LANES)
     line_of = loads(side, LANES)
 
     @njit(nogil=True)  # type: ignore[misc]
-    def both_ways(coefficients, source, scale, table, work, planes, target, stride):  # type: ignore[no-untyped-def]
-        for u in range(uintp(side)):
-            at = u * uintp(LANES)
-            put(work, at, transform(coefficients_of(coefficients, source + at, scale, table + u)))
-        for row in range(uintp(side)):
-            store_pixels(planes, target + row * stride, transform(line_of(work, row * uintp(8 * LANES))))
+    def both_ways(coefficients, source, groups, scale, table, work, planes, target, stride):  # type: ignore[no-untyped-def]
+        for _ in range(groups):
+            for u in range(uintp(side)):
+                at = u * uintp(LANES)
+                put(work, at, transform(coefficients_of(coefficients, source + at, scale, table + u)))
+            for row in range(uintp(side)):
+                store_pixels(planes, target + row * stride, transform(line_of(work, row * uintp(8 * LANES))))
+            source += uintp(BLOCK)
+            target += uintp(LANES * side)
 
     return both_ways
 
@@ -108,30 +111,31 @@ _inverse_3, _inverse_2, _inverse_1 = _both_ways(3, three), _both_ways(2, two), _
 
 
 @njit(nogil=True)
-def inverse(coefficients, source, scale, table, work, planes, target, stride, side):
-    """Transform one group of blocks.
+def inverse(coefficients, source, groups, scale, table, work, planes, target, stride, side):
+    """Transform groups of blocks that lie side by side.
 
     Args:
         coefficients: int16, groups of `BLOCK` values.
-        source: where the group starts.
+        source: where the first group starts.
+        groups: how many.
         scale: float32, quantisation tables by place.
         table: where the component's starts.
         work: float32 [64 * LANES], overwritten.
         planes: uint8, filled.
-        target: where the group's left top pixel is in it.
+        target: where the first group's left top pixel is in it.
         stride: bytes of a row of pixels.
         side: pixels of a block's side: 8 or one of `SIDES`.
     """
     source, table, target, stride = uintp(source), uintp(table), uintp(target), uintp(stride)
     if side == 8:
-        _inverse_8(coefficients, source, scale, table, work, planes, target, stride)
+        _inverse_8(coefficients, source, groups, scale, table, work, planes, target, stride)
     elif side == 6:
-        _inverse_6(coefficients, source, scale, table, work, planes, target, stride)
+        _inverse_6(coefficients, source, groups, scale, table, work, planes, target, stride)
     elif side == 4:
-        _inverse_4(coefficients, source, scale, table, work, planes, target, stride)
+        _inverse_4(coefficients, source, groups, scale, table, work, planes, target, stride)
     elif side == 3:
-        _inverse_3(coefficients, source, scale, table, work, planes, target, stride)
+        _inverse_3(coefficients, source, groups, scale, table, work, planes, target, stride)
     elif side == 2:
-        _inverse_2(coefficients, source, scale, table, work, planes, target, stride)
+        _inverse_2(coefficients, source, groups, scale, table, work, planes, target, stride)
     else:
-        _inverse_1(coefficients, source, scale, table, work, planes, target, stride)
+        _inverse_1(coefficients, source, groups, scale, table, work, planes, target, stride)

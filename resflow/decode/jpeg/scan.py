@@ -12,9 +12,9 @@ from resflow.decode.jpeg.huffman import (
     build_codes,
     build_pairs,
     build_whole,
-    long_code,
-    whole_ac,
-    whole_dc,
+    number,
+    one_ac,
+    symbol_at,
 )
 from resflow.decode.jpeg.inverse import BLOCK, inverse
 from resflow.decode.jpeg.segments import AC, ACROSS, COMPONENTS, DC, DOWN, HEIGHT, QUANT, RESTART, SCAN, WIDTH
@@ -25,7 +25,8 @@ _ZIGZAG = np.array(sorted(range(64), key=lambda k: (k // 8 + k % 8, k % 8 if (k 
 # Zeros after the scan's last byte. A block takes at most 260 bytes and a place is checked before each unit of 6 blocks.
 _PAD = 4096
 _TOP = uint64(64 - LOOK)
-_STEPS = 57 // LOOK  # that `pairs` can be asked with what `next_bits` gives
+# How often `pairs` can be asked with what `next_bits` gives; and once a DC value was taken out of it, of 27 bits at most.
+_STEPS, _FEWER = 57 // LOOK, 30 // LOOK
 
 
 @njit(nogil=True)
@@ -92,8 +93,9 @@ def unstuff(data, start, plain, ends):
 
 
 @njit(nogil=True)
-def build_tables(info, counts, symbols, codes, whole, pairs):
+def build_tables(info, counts, symbols, codes, pairs):
     """The tables that a scan's components use; whether they can be."""
+    whole = np.empty(1 << LOOK, np.int32)
     used = 0
     for c in range(info[COMPONENTS]):
         used |= (1 << info[DC + c]) | (1 << info[AC + c])
@@ -101,8 +103,8 @@ def build_tables(info, counts, symbols, codes, whole, pairs):
         if (used >> table) & 1:
             if not build_codes(counts, symbols, table, codes):
                 return False
-            build_whole(codes, table, whole)
             if table >= 2:
+                build_whole(codes, table, whole)
                 build_pairs(whole, table, pairs)
     return True
 
@@ -135,9 +137,8 @@ def read_scan(data, info, quant, counts, symbols, window, sides, planes, starts,
     plain = np.empty(data.shape[0] + _PAD, np.uint8)
     if not unstuff(data, info[SCAN], plain, ends):
         return False
-    codes, whole = np.empty(4 * CODES, np.int32), np.empty(4 << LOOK, np.int32)
-    pairs = np.empty(2 << LOOK, np.int64)
-    if not build_tables(info, counts, symbols, codes, whole, pairs):
+    codes, pairs = np.empty(4 * CODES, np.int32), np.empty(2 << LOOK, np.int64)
+    if not build_tables(info, counts, symbols, codes, pairs):
         return False
 
     # A coefficient's place in its group of blocks; those that do not count share one behind the others.
@@ -179,19 +180,18 @@ def read_scan(data, info, quant, counts, symbols, window, sides, planes, starts,
             wanted = shown and left <= column < right
             for c in range(components):
                 dc, ac = info[DC + c], info[AC + c]
-                dc_codes, ac_codes = uintp(dc * CODES), uintp(ac * CODES)
-                dc_whole, ac_whole, ac_pairs = uintp(dc << LOOK), uintp(ac << LOOK), uintp((ac - 2) << LOOK)
+                ac_pairs = uintp((ac - 2) << LOOK)
                 order, keep = uintp(c * 256), uintp(last[c] if wanted else 0)
                 for block in range(info[ACROSS + c] * info[DOWN + c]):
                     ahead = next_bits(plain, bit)
-                    entry = int64(whole[dc_whole + uintp(ahead >> _TOP)])
-                    if entry == 0:
-                        found = int64(codes[dc_codes + uintp(ahead >> _TOP)])
-                        entry = whole_dc(found if found else long_code(codes, symbols, dc, ahead), ahead)
-                        if entry == 0:
-                            return False
-                    bit += uint64(entry & 255)
-                    before[c] += entry >> 16
+                    found = symbol_at(codes, symbols, dc, ahead)
+                    size = found & 255
+                    if found == 0 or size > 11:
+                        return False
+                    before[c] += number(ahead, found >> 8, size)
+                    used = uint64((found >> 8) + size)
+                    bit += used
+                    ahead <<= used
 
                     k, spot = uintp(1), uintp(0)
                     if wanted:
@@ -199,9 +199,8 @@ def read_scan(data, info, quant, counts, symbols, window, sides, planes, starts,
                         lane = (column - left) * info[ACROSS + c] + block - line * info[ACROSS + c]
                         spot = uintp(firsts[c] + (line * groups[c] + lane // LANES) * BLOCK + lane % LANES)
                         coefficients[spot] = int16(before[c])
+                    steps = _FEWER
                     while k <= keep:
-                        ahead = next_bits(plain, bit)
-                        steps = _STEPS
                         entry = pairs[ac_pairs + uintp(ahead >> _TOP)]
                         while entry and k + uintp((entry >> 24) & 255) <= uintp(62):
                             k += uintp((entry >> 8) & 255)
@@ -216,20 +215,15 @@ def read_scan(data, info, quant, counts, symbols, window, sides, planes, starts,
                                 break
                             entry = pairs[ac_pairs + uintp(ahead >> _TOP)]
                         else:
-                            ahead = next_bits(plain, bit)
-                            entry = int64(whole[ac_whole + uintp(ahead >> _TOP)])
+                            entry = one_ac(codes, symbols, ac, next_bits(plain, bit))
                             if entry == 0:
-                                found = int64(codes[ac_codes + uintp(ahead >> _TOP)])
-                                entry = whole_ac(found if found else long_code(codes, symbols, ac, ahead), ahead)
-                                if entry == 0:
-                                    return False
+                                return False
                             k += uintp((entry >> 8) & 255)
                             coefficients[spot + uintp(places[order + k])] = int16(entry >> 16)
                             k += uintp(1)
                             bit += uint64(entry & 255)
+                        ahead, steps = next_bits(plain, bit), _STEPS
                     while k < uintp(64):
-                        ahead = next_bits(plain, bit)
-                        steps = _STEPS
                         entry = pairs[ac_pairs + uintp(ahead >> _TOP)]
                         while entry and k + uintp((entry >> 24) & 255) <= uintp(62):
                             k += uintp((entry >> 8) & 255) + uintp((entry >> 16) & 255) + uintp(1)
@@ -240,15 +234,12 @@ def read_scan(data, info, quant, counts, symbols, window, sides, planes, starts,
                                 break
                             entry = pairs[ac_pairs + uintp(ahead >> _TOP)]
                         else:
-                            ahead = next_bits(plain, bit)
-                            entry = int64(whole[ac_whole + uintp(ahead >> _TOP)])
+                            entry = one_ac(codes, symbols, ac, next_bits(plain, bit))
                             if entry == 0:
-                                found = int64(codes[ac_codes + uintp(ahead >> _TOP)])
-                                entry = whole_ac(found if found else long_code(codes, symbols, ac, ahead), ahead)
-                                if entry == 0:
-                                    return False
+                                return False
                             k += uintp((entry >> 8) & 255) + uintp(1)
                             bit += uint64(entry & 255)
+                        ahead, steps = next_bits(plain, bit), _STEPS
                     if uintp(64) < k < uintp(128):  # a run led past the block's end
                         return False
         if bit > uint64(ends[segment] << 3):
@@ -257,8 +248,6 @@ def read_scan(data, info, quant, counts, symbols, window, sides, planes, starts,
             for c in range(components):
                 for line in range(info[DOWN + c]):
                     to = starts[c] + ((row - top) * info[DOWN + c] + line) * sides[c] * strides[c]
-                    for group in range(groups[c]):
-                        source = firsts[c] + (line * groups[c] + group) * BLOCK
-                        target = to + group * LANES * sides[c]
-                        inverse(coefficients, source, scale, c * 64, work, planes, target, strides[c], sides[c])
+                    source = firsts[c] + line * groups[c] * BLOCK
+                    inverse(coefficients, source, groups[c], scale, c * 64, work, planes, to, strides[c], sides[c])
     return True
