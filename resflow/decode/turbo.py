@@ -84,8 +84,10 @@ class TurboDecoder:
         if isinstance(encoded, np.ndarray):
             pixels, grid = check_pixels("turbo", position, encoded, (height, width)), FULL_SIZE
         else:
+            if self._decode_window(position, encoded, size, 0, where, out):  # without a look at the header in Python
+                return
             header = checked_header("turbo", position, encoded, (height, width))
-            if header.format == "jpeg" and self._decode_window(position, encoded, size, header, where, out):
+            if header.format == "jpeg" and self._decode_window(position, encoded, size, header.orientation, where, out):
                 return
             check_scans("turbo", position, encoded, header)  # those that are taken above have one
             pixels, grid = self._read(position, encoded, height, width, header, where)
@@ -96,11 +98,14 @@ class TurboDecoder:
         position: int,
         encoded: Encoded,
         size: list[int],
-        header: ImageHeader,
+        orientation: int,
         where: Placement,
         out: npt.NDArray[np.uint8],
     ) -> bool:
-        """Decode no more of a JPEG than is shown, where it is of the kind that most are; whether that was done."""
+        """Decode no more of a JPEG than is shown, where it is of the kind that most are; whether that was done.
+
+        An `orientation` of 0 is for files that are not known to be JPEGs, and done only where it cannot matter.
+        """
         box = where.box[position]
         if box[0] >= box[2] or box[1] >= box[3]:
             return False
@@ -110,7 +115,7 @@ class TurboDecoder:
         height, width = size
         target = canvas(out, where, position)
         if not decode_window(
-            data, target, box, start_x, start_y, step_x, step_y, width, height, header.orientation, self._oversample
+            data, target, box, start_x, start_y, step_x, step_y, width, height, orientation, self._oversample
         ):
             return False
         if box.tolist() != [0, 0, target.shape[1], target.shape[0]]:

@@ -114,7 +114,7 @@ def batch_targets(values: Sequence[object], samples: Sequence[Sample], geometry:
         if kinds == {Annotation}:
             return place_annotations([v for v in values if isinstance(v, Annotation)], geometry, options)
         return PixelClasses(place_label_maps([v for v in values if isinstance(v, LabelMap)], geometry, options))
-    return collate_targets([dataclasses.replace(s, target=v) for s, v in zip(samples, values, strict=True)])
+    return collate_targets(samples, values)
 
 
 def without_samples(targets: Any) -> Any:

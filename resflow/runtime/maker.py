@@ -21,6 +21,7 @@ from resflow.plan.buckets import Sizes
 from resflow.plan.tiers import on_tier
 from resflow.runtime.labels import batch_targets
 from resflow.runtime.meter import Stopwatch
+from resflow.runtime.shared import room_for_images
 from resflow.sources import Sample
 
 
@@ -131,7 +132,8 @@ class BatchMaker:
         """The images placed: by the engine, or where they are pixels already and go to a GPU, there."""
         pixels = [image for image in images if isinstance(image, np.ndarray)]
         if not (self.places_on_device and pixels and len(pixels) == len(images)):
-            return self._open().decode(images, geometry)
+            room = None if self.places_on_device else room_for_images(len(images), *geometry.output_size)
+            return self._open().decode(images, geometry, room)
         device = torch.device(self._engine_device)
         tensors = [torch.from_numpy(image).to(device, non_blocking=True).permute(2, 0, 1) for image in pixels]
         return place_pixels(tensors, geometry, fill=self.pipeline.fit.fill)

@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
-import logging
 import pickle
-import re
 from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
@@ -20,13 +18,8 @@ from torch.utils.data import get_worker_info
 
 from resflow.errors import ConfigError
 from resflow.runtime.finish import Failure
+from resflow.runtime.shared import SMALL, allocated
 from resflow.runtime.stream import Tagged
-from resflow.runtime.workers import SHARED
-
-_SMALL = 32 * 1024  # bytes of a tensor that shared memory and a file descriptor would not pay for
-_LOG = logging.getLogger("resflow")
-_NAME = re.compile(r"</(torch_\w+)>")
-_told = False  # whether this process said that shared memory has no room
 
 
 class Parcel:
@@ -74,25 +67,6 @@ class _Pickler(ForkingPickler):
         if not isinstance(value, torch.Tensor) or value.layout != torch.strided or value.device.type != "cpu":
             return NotImplemented
         storage = value.untyped_storage()
-        if storage.nbytes() > _SMALL and (storage.is_shared() or _moved(storage)):
+        if storage.nbytes() > SMALL and (storage.is_shared() or allocated(storage.share_memory_) is not None):
             return NotImplemented
         return pickle.loads, (pickle.dumps(value, pickle.HIGHEST_PROTOCOL),)
-
-
-def _moved(storage: torch.UntypedStorage) -> bool:
-    """Move a tensor's bytes into shared memory; False where there is no room, or no file descriptor."""
-    global _told
-    try:
-        storage.share_memory_()
-    except (RuntimeError, OSError) as error:
-        for name in _NAME.findall(str(error)):  # made, but too large: PyTorch leaves it
-            (SHARED / name).unlink(missing_ok=True)
-        if not _told:
-            _told = True
-            _LOG.warning(
-                "shared memory has no room for a batch (%s), so batches go through a pipe, which takes longer. Give "
-                "/dev/shm more (docker run --shm-size=2g), or lower num_workers, prefetch_factor or batch_size.",
-                str(error).splitlines()[0],
-            )
-        return False
-    return True

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import errno
+import gc
 import os
 import pickle
 import select
@@ -47,6 +48,7 @@ class WorkerInit:
 
     def __call__(self, worker_id: int) -> None:
         """Start watching; `worker_id` as PyTorch gives it."""
+        gc.freeze()  # what the parent left is never garbage here, and need not be looked through for any
         threading.Thread(target=_end_with_parent, name="resflow-parent", daemon=True).start()
         if self.then is not None:
             self.then(worker_id)

@@ -13,11 +13,12 @@ from resflow.errors import TargetError
 from resflow.sources.base import NO_TARGET, Sample
 
 
-def collate_targets(samples: Sequence[Sample]) -> Any:
+def collate_targets(samples: Sequence[Sample], targets: Sequence[object] | None = None) -> Any:
     """Put the targets of a batch's samples together.
 
     Args:
-        samples: the batch's samples, of a source that brings targets.
+        samples: the batch's samples.
+        targets: of each; None for those that the samples bring.
 
     Returns:
         Numbers: a tensor [B], as PyTorch collates them (int: int64, float: float64). Arrays and tensors of one shape
@@ -28,9 +29,8 @@ def collate_targets(samples: Sequence[Sample]) -> Any:
     Raises:
         TargetError: the targets are of different kinds; names the first sample that differs.
     """
-    if all(sample.target is NO_TARGET for sample in samples):
-        return None
-    return _collate([sample.target for sample in samples], samples, "targets")
+    values = [sample.target for sample in samples] if targets is None else list(targets)
+    return None if all(value is NO_TARGET for value in values) else _collate(values, samples, "targets")
 
 
 def emptied(targets: Any) -> Any:

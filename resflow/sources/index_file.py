@@ -79,17 +79,23 @@ class ShardIndex:
 
     def name(self, sample_id: int) -> tuple[str, str]:
         """Shard and key of one sample; IndexFileError where the file's bytes are damaged."""
+        return self.names(np.array([sample_id]))[0]
+
+    def names(self, sample_ids: npt.NDArray[np.int64]) -> list[tuple[str, str]]:
+        """Shard and key of each sample; IndexFileError where the file's bytes are damaged."""
         # Arrow trusts its offsets and ends the process where they are damaged, so they are checked here.
         _, offset_bytes, text = self.keys.buffers()
-        offsets = np.frombuffer(offset_bytes, np.int64)
-        start, end = int(offsets[sample_id]), int(offsets[sample_id + 1])
-        shard = int(self.index.shard[sample_id])
-        if not 0 <= shard < len(self.shards) or not 0 <= start <= end <= text.size:
-            raise self.damaged(sample_id)
-        try:
-            return str(self.shards[shard]), text[start:end].to_pybytes().decode()
-        except UnicodeDecodeError as error:
-            raise self.damaged(sample_id) from error
+        offsets, view = np.frombuffer(offset_bytes, np.int64), memoryview(text)
+        columns = self.index.shard[sample_ids], offsets[sample_ids], offsets[sample_ids + 1]
+        found = []
+        for place, (shard, start, end) in enumerate(zip(*(column.tolist() for column in columns), strict=True)):
+            try:
+                if not 0 <= shard < len(self.shards) or not 0 <= start <= end <= len(view):
+                    raise self.damaged(int(sample_ids[place]))
+                found.append((str(self.shards[shard]), str(view[start:end], "utf-8")))
+            except UnicodeDecodeError as error:
+                raise self.damaged(int(sample_ids[place])) from error
+        return found
 
     def damaged(self, sample_id: int) -> IndexFileError:
         """The error that says that a sample's row cannot be true."""

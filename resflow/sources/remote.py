@@ -135,9 +135,12 @@ class RemoteShardSource(ShardSource):
         self._fetcher = Fetcher(self.store, Pins(folder))
         super().__init__(index, max_member_bytes=max_member_bytes)
 
-    def name(self, sample_id: int) -> tuple[str, str]:
-        """URL of the shard, without its secrets, and key of a sample, for messages."""
-        return shown(self._urls[int(self.index.shard[sample_id])]), super().name(sample_id)[1]
+    def names(self, sample_ids: npt.NDArray[np.int64]) -> list[tuple[str, str]]:
+        """URL of the shard, without its secrets, and key of each sample, for messages."""
+        found = super().names(sample_ids)
+        shards = self.index.shard[sample_ids].tolist()
+        urls = {shard: shown(self._urls[shard]) for shard in set(shards)}
+        return [(urls[shard], key) for shard, (_, key) in zip(shards, found, strict=True)]
 
     def read_ahead(self, sample_ids: npt.NDArray[np.int64]) -> None:
         """Nothing: worker processes are what reads ahead."""

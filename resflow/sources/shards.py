@@ -83,7 +83,11 @@ class ShardSource:
 
     def name(self, sample_id: int) -> tuple[str, str]:
         """Shard and key of a sample, for messages."""
-        return self.shard_index.name(sample_id)
+        return self.names(np.array([sample_id]))[0]
+
+    def names(self, sample_ids: npt.NDArray[np.int64]) -> list[tuple[str, str]]:
+        """Shard and key of each sample."""
+        return self.shard_index.names(sample_ids)
 
     def read(self, sample_ids: npt.NDArray[np.int64]) -> list[Sample]:
         """Read samples.
@@ -101,7 +105,8 @@ class ShardSource:
         pieces = whole_samples(self.shard_index, sample_ids)
         self._check_lengths(pieces, sample_ids)
         found = self._read(pieces, joined(pieces, _GAP, _RUN))
-        return [self._sample(sample_id, found[place, WHOLE]) for place, sample_id in enumerate(sample_ids.tolist())]
+        named = enumerate(zip(sample_ids.tolist(), self.names(sample_ids), strict=True))
+        return [self._sample(sample_id, name, found[place, WHOLE]) for place, (sample_id, name) in named]
 
     def open_tiers(self) -> Tiers | None:
         """The same images at smaller sizes, None where none were made (`resflow tiers`).
@@ -137,13 +142,14 @@ class ShardSource:
         runs = joined(pieces, _SMALL_GAP, _RUN)
         self._ask_ahead(runs)  # all of the batch at once; the plan tells only what whole samples will be read
         found = self._read(pieces, runs)
+        columns = sample_ids.tolist(), self.names(sample_ids), tier.tolist()
         return [
-            self._sample(sample_id, found[place, WHOLE])
+            self._sample(sample_id, name, found[place, WHOLE])
             if number == ORIGINAL
             else self._tier_sample(
-                sample_id, number, found[place, TIER], found.get((place, BEFORE)), found.get((place, AFTER))
+                sample_id, name, number, found[place, TIER], found.get((place, BEFORE)), found.get((place, AFTER))
             )
-            for place, (sample_id, number) in enumerate(zip(sample_ids.tolist(), tier.tolist(), strict=True))
+            for place, (sample_id, name, number) in enumerate(zip(*columns, strict=True))
         ]
 
     def read_ahead(self, sample_ids: npt.NDArray[np.int64]) -> None:
@@ -199,23 +205,29 @@ class ShardSource:
                 found[place[piece], kind[piece]] = view[start[piece] - run.start : end[piece] - run.start]
         return found
 
-    def _sample(self, sample_id: int, data: memoryview) -> Sample:
+    def _sample(self, sample_id: int, name: tuple[str, str], data: memoryview) -> Sample:
         """A sample out of its extent."""
+        shard, key = name
         start = int(self.index.offset[sample_id])
 
         def read(offset: int, count: int) -> memoryview:
             return data[offset - start : offset - start + count]
 
-        shard, key = self.name(sample_id)
         members, image = self._members(sample_id, shard, key, read)
         views = {extension: read(member.offset, member.size) for extension, member in members.items()}
         return Sample(key, shard, views[image], views)
 
     def _tier_sample(
-        self, sample_id: int, number: int, data: memoryview, before: memoryview | None, after: memoryview | None
+        self,
+        sample_id: int,
+        name: tuple[str, str],
+        number: int,
+        data: memoryview,
+        before: memoryview | None,
+        after: memoryview | None,
     ) -> Sample:
         """A sample whose image comes out of a tier, from its entry there and what lies around the original's image."""
-        shard, key = self.name(sample_id)
+        shard, key = name
         entry = self._tier_image(sample_id, number, data, shard, key)
         if before is None:
             return Sample(key, shard, entry, {})

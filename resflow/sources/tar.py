@@ -173,10 +173,9 @@ def too_large(what: str, size: int, limit: int, shard: str, offset: int) -> Shar
 
 def _checksum_matches(block: bytes, field: bytes) -> bool:
     """Whether the sum of the header's bytes, its own checksum field taken as spaces, is what the field says."""
-    digits = field.split(b"\0", 1)[0].strip(b" ")
-    if not digits.isdigit() or b"8" in digits or b"9" in digits:
+    expected = _octal(field)
+    if expected is None:
         return False
-    expected = int(digits, 8)
     total = sum(block) - sum(field) + 8 * 0x20
     if total == expected:
         return True
@@ -194,10 +193,19 @@ def _number(field: bytes, shard: str, position: int) -> int:
     """An octal or base-256 number."""
     if field[0] == 0x80:
         return int.from_bytes(field[1:], "big")
-    digits = field.split(b"\0", 1)[0].strip(b" ")
-    if not digits.isdigit() or b"8" in digits or b"9" in digits:
+    number = _octal(field)
+    if number is None:
         raise _damaged(shard, position, f"size field {field!r} is not a number")
-    return int(digits, 8)
+    return number
+
+
+def _octal(field: bytes) -> int | None:
+    """An octal number, up to its first NUL; None where it is none."""
+    digits = field.split(b"\0", 1)[0].strip(b" ")
+    try:
+        return int(digits, 8) if digits.isdigit() else None
+    except ValueError:  # an 8 or a 9
+        return None
 
 
 def _text(field: bytes, shard: str, position: int) -> str:

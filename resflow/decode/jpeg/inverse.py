@@ -92,8 +92,8 @@ def _both_ways(side: int, transform: Any) -> Any:
     coefficients_of, put = products(side, 8 * LANES, 8), stores(side, 8 * LANES)
     line_of = loads(side, LANES)
 
-    @njit(nogil=True)  # type: ignore[misc]
-    def both_ways(coefficients, source, groups, scale, table, work, planes, target, stride):  # type: ignore[no-untyped-def]
+    @njit(nogil=True)
+    def both_ways(coefficients, source, groups, scale, table, work, planes, target, stride):
         for _ in range(groups):
             for u in range(uintp(side)):
                 at = u * uintp(LANES)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 from numba import njit
-from numpy import int16, int64, uint64, uintp
+from numpy import int16, uint64, uintp
 
 from resflow.decode.jpeg.huffman import (
     CODES,
@@ -25,7 +25,7 @@ _ZIGZAG = np.array(sorted(range(64), key=lambda k: (k // 8 + k % 8, k % 8 if (k 
 # Zeros after the scan's last byte. A block takes at most 260 bytes and a place is checked before each unit of 6 blocks.
 _PAD = 4096
 _TOP = uint64(64 - LOOK)
-# How often `pairs` can be asked with what `next_bits` gives; and once a DC value was taken out of it, of 27 bits at most.
+# How often `pairs` can be asked with what `next_bits` gives, and with what a DC value of at most 27 bits leaves of it.
 _STEPS, _FEWER = 57 // LOOK, 30 // LOOK
 
 

@@ -6,7 +6,7 @@ from numba import njit
 from numpy import int64
 
 # Places in `info`. The last ones hold a value for each of three components.
-WIDTH, HEIGHT, COMPONENTS, RESTART, SCAN = 0, 1, 2, 3, 4
+WIDTH, HEIGHT, COMPONENTS, RESTART, SCAN, APP1 = 0, 1, 2, 3, 4, 5
 ACROSS, DOWN, QUANT, DC, AC = 8, 11, 14, 17, 20
 INFO = 24
 
@@ -124,7 +124,7 @@ def read_segments(data, info, quant, counts, symbols):
         return False
     at, frame, quants, codes, adobe = 2, 0, 0, 0, -1
     jfif = False
-    info[RESTART] = 0
+    info[RESTART] = info[APP1] = 0
     while at + 4 <= size and data[at] == 0xFF:
         marker = data[at + 1]
         end = at + 2 + ((int64(data[at + 2]) << 8) | int64(data[at + 3]))
@@ -149,6 +149,8 @@ def read_segments(data, info, quant, counts, symbols):
             if end - at != 2:
                 return False
             info[RESTART] = (int64(data[at]) << 8) | int64(data[at + 1])
+        elif marker == 0xE1:
+            info[APP1] = 1
         elif marker == 0xE0:
             jfif |= starts_with(data, at, end, _JFIF)
         elif marker == 0xEE:

@@ -69,19 +69,19 @@ def _loaded(context: Any, builder: Any, kind: Any, array: Any, at: Any) -> Any:
     return (builder.sitofp if element.signed else builder.uitofp)(values, _FLOATS)
 
 
-@intrinsic  # type: ignore[misc]
+@intrinsic
 def zeros(typing: Any) -> Any:
     """Sixteen zeros."""
     return vector(), lambda context, builder, signature, arguments: ir.Constant(_FLOATS, [0.0] * LANES)
 
 
-@intrinsic  # type: ignore[misc]
+@intrinsic
 def splat(typing: Any, value: Any) -> Any:
     """Sixteen times a float32."""
     return vector(types.float32), lambda context, builder, signature, arguments: _splat(builder, arguments[0])
 
 
-@intrinsic  # type: ignore[misc]
+@intrinsic
 def load(typing: Any, array: Any, at: Any) -> Any:
     """Sixteen neighbours from a flat array of float32, int16 or uint8, as float32."""
 
@@ -91,19 +91,19 @@ def load(typing: Any, array: Any, at: Any) -> Any:
     return vector(array, types.uintp), generate
 
 
-@intrinsic  # type: ignore[misc]
+@intrinsic
 def store(typing: Any, array: Any, at: Any, values: Any) -> Any:
     """Put sixteen values into a flat float32 array."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        place = _place(context, builder, signature.args[0], *arguments[:2], _FLOATS)
-        builder.store(arguments[2], place, align=4)
+        found, at, part = arguments
+        builder.store(part, _place(context, builder, signature.args[0], found, at, _FLOATS), align=4)
         return context.get_dummy_value()
 
     return types.void(array, types.uintp, vector), generate
 
 
-@intrinsic  # type: ignore[misc]
+@intrinsic
 def fma(typing: Any, one: Any, other: Any, plus: Any) -> Any:
     """The product of two, and a third added, rounded once."""
 
@@ -115,7 +115,7 @@ def fma(typing: Any, one: Any, other: Any, plus: Any) -> Any:
 
 
 def _operation(name: str) -> Any:
-    @intrinsic  # type: ignore[misc]
+    @intrinsic
     def operation(typing: Any, one: Any, other: Any) -> Any:
         return vector(vector, vector), lambda context, builder, signature, arguments: getattr(builder, name)(*arguments)
 
@@ -126,7 +126,7 @@ def _register(symbol: Any, name: str) -> None:
     """Have compiled code understand an operator between two vectors, and between a vector and a float32."""
     operation = _operation(name)
 
-    @overload(symbol)  # type: ignore[misc]
+    @overload(symbol)
     def chosen(one: Any, other: Any) -> Any:
         def of_vectors(one: Any, other: Any) -> Any:
             return operation(one, other)
@@ -152,7 +152,7 @@ def _apart(builder: Any, at: Any, count: int, step: int) -> list[Any]:
 def loads(count: int, step: int) -> Any:
     """A compiled function (array, at) -> `count` vectors, `step` elements apart."""
 
-    @intrinsic  # type: ignore[misc]
+    @intrinsic
     def several(typing: Any, array: Any, at: Any) -> Any:
         def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
             kind, (found, first) = signature.args[0], arguments
@@ -167,7 +167,7 @@ def loads(count: int, step: int) -> Any:
 def stores(count: int, step: int) -> Any:
     """A compiled function (array, at, vectors) that puts them `step` elements apart into a flat float32 array."""
 
-    @intrinsic  # type: ignore[misc]
+    @intrinsic
     def several(typing: Any, array: Any, at: Any, values: Any) -> Any:
         def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
             found, first, parts = arguments
@@ -185,7 +185,7 @@ def stores(count: int, step: int) -> Any:
 def products(count: int, step: int, factor_step: int) -> Any:
     """A compiled function (array, at, factors, factor) -> as `loads`, each times a float32, `factor_step` apart."""
 
-    @intrinsic  # type: ignore[misc]
+    @intrinsic
     def multiplied(typing: Any, array: Any, at: Any, factors: Any, factor: Any) -> Any:
         def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
             found, first, factors, factor = arguments
@@ -204,14 +204,14 @@ def products(count: int, step: int, factor_step: int) -> Any:
     return multiplied
 
 
-@intrinsic  # type: ignore[misc]
+@intrinsic
 def store_pixels(typing: Any, array: Any, at: Any, values: Any) -> Any:
     """Put several vectors of values about 0 into a flat uint8 array: the first of each, the second of each..."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        parts = [_bytes(builder, part) for part in cgutils.unpack_tuple(builder, arguments[2])]
-        whole = _zipped(builder, parts)
-        place = _place(context, builder, signature.args[0], *arguments[:2], whole.type)
+        found, at, several = arguments
+        whole = _zipped(builder, [_bytes(builder, part) for part in cgutils.unpack_tuple(builder, several)])
+        place = _place(context, builder, signature.args[0], found, at, whole.type)
         builder.store(whole, place, align=1)
         return context.get_dummy_value()
 
@@ -245,14 +245,14 @@ def _zipped(builder: Any, parts: list[Any]) -> Any:
     return _shuffled(builder, whole, none, [j % len(parts) * LANES + j // len(parts) for j in range(count)])
 
 
-@intrinsic  # type: ignore[misc]
+@intrinsic
 def copy_plain(typing: Any, source: Any, at: Any, target: Any, to: Any) -> Any:
     """Copy `WIDE` bytes; how many of them come before the first 0xFF."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        kind = ir.VectorType(_BYTE, WIDE)
-        values = builder.load(_place(context, builder, signature.args[0], *arguments[:2], kind), align=1)
-        builder.store(values, _place(context, builder, signature.args[2], *arguments[2:], kind), align=1)
+        kind, (found, first, other, second) = ir.VectorType(_BYTE, WIDE), arguments
+        values = builder.load(_place(context, builder, signature.args[0], found, first, kind), align=1)
+        builder.store(values, _place(context, builder, signature.args[2], other, second, kind), align=1)
         equal = builder.icmp_unsigned("==", values, ir.Constant(kind, [255] * WIDE))
         mask = builder.zext(builder.bitcast(equal, ir.IntType(WIDE)), ir.IntType(64))
         beyond = builder.or_(mask, ir.Constant(ir.IntType(64), 1 << WIDE))

@@ -8,7 +8,7 @@ from numpy import float32, int32, uint8, uintp
 
 from resflow.decode.jpeg.inverse import SIDES
 from resflow.decode.jpeg.scan import read_scan
-from resflow.decode.jpeg.segments import ACROSS, COMPONENTS, DOWN, HEIGHT, INFO, WIDTH, read_segments
+from resflow.decode.jpeg.segments import ACROSS, APP1, COMPONENTS, DOWN, HEIGHT, INFO, WIDTH, read_segments
 from resflow.decode.jpeg.vectors import LANES, fma, load, splat, store, zeros
 from resflow.decode.kernels import triangle_weights
 
@@ -202,7 +202,7 @@ def decode_window(data, out, box, start_x, start_y, step_x, step_y, width, heigh
         step_y: the same along y.
         width: of the upright source.
         height: of the upright source.
-        orientation: EXIF orientation, 1 to 8.
+        orientation: EXIF orientation, 1 to 8; 0 takes only files that cannot tell another than 1.
         oversample: pixels decoded for an output pixel on each axis, at least, before blocks are decoded smaller.
 
     Returns:
@@ -211,7 +211,7 @@ def decode_window(data, out, box, start_x, start_y, step_x, step_y, width, heigh
     info = np.zeros(INFO, np.int64)
     quant = np.zeros(4 * 64, np.float32)
     counts, symbols = np.zeros(4 * 16, np.uint8), np.zeros(4 * 256, np.uint8)
-    if not read_segments(data, info, quant, counts, symbols):
+    if not read_segments(data, info, quant, counts, symbols) or (orientation == 0 and info[APP1]):
         return False
 
     # Turn the placement to the stored picture; from here on x and y are its axes.
@@ -271,32 +271,28 @@ def decode_window(data, out, box, start_x, start_y, step_x, step_y, width, heigh
     # The first pixel of each plane's window, in its own pixels; then reads relative to it.
     from_x, from_y = window[0] * unit_x, window[1] * unit_y
     colour_from_x, colour_from_y = window[0] * sides[1], window[1] * sides[1]
-    left_x, colour_left_x = low_x.min(), colour_low_x.min()
-    span = (low_x + taps_x).max() - left_x
-    colour_span = (colour_low_x + colour_taps_x).max() - colour_left_x
-    across, first_x, blocks_x = column_weights(weights_x, low_x - left_x, taps_x)
-    colour_across, colour_first_x, colour_blocks_x = column_weights(colour_x, colour_low_x - colour_left_x, colour_taps_x)
-    length = -(-max(span, colour_span) // LANES) * LANES
-    padded = first_x.shape[0] * LANES
+    first, colour_first = low_x.min(), colour_low_x.min()
+    span, colour_span = (low_x + taps_x).max() - first, (colour_low_x + colour_taps_x).max() - colour_first
+    across, blocks, places = column_weights(weights_x, low_x - first, taps_x)
+    colour_across, colour_blocks, colour_places = column_weights(colour_x, colour_low_x - colour_first, colour_taps_x)
+    length, padded = -(-max(span, colour_span) // LANES) * LANES, blocks.shape[0] * LANES
     lines = np.zeros(ROWS * length, np.float32)
-    y, blue, red = np.empty(ROWS * padded, np.float32), np.empty(ROWS * padded, np.float32), np.empty(ROWS * padded, np.float32)
-    blue[:] = 128
-    red[:] = 128
+    y = np.empty(ROWS * padded, np.float32)
+    blue, red = np.full(ROWS * padded, 128, np.float32), np.full(ROWS * padded, 128, np.float32)
     rgb = np.empty(3 * columns, np.uint8)
     flat = out.reshape(-1)
     for upper in range(0, rows, ROWS):
         lower = min(upper + ROWS, rows)
         for i in range(upper, lower):
-            at = starts[0] + (low_y[i] - from_y) * strides[0] + left_x - from_x
+            at = starts[0] + (low_y[i] - from_y) * strides[0] + first - from_x
             blend_rows(planes, at, strides[0], weights_y, i, taps_y[i], lines, (i - upper) * length, span)
-        blend_columns(lines, length, across, first_x, blocks_x, y)
-        if components == 3:
-            for c in range(1, 3):
-                for i in range(upper, lower):
-                    at = starts[c] + (colour_low_y[i] - colour_from_y) * strides[1] + colour_left_x - colour_from_x
-                    to = (i - upper) * length
-                    blend_rows(planes, at, strides[1], colour_y, i, colour_taps_y[i], lines, to, colour_span)
-                blend_columns(lines, length, colour_across, colour_first_x, colour_blocks_x, blue if c == 1 else red)
+        blend_columns(lines, length, across, blocks, places, y)
+        for c in range(1, components):
+            for i in range(upper, lower):
+                at = starts[c] + (colour_low_y[i] - colour_from_y) * strides[1] + colour_first - colour_from_x
+                to = (i - upper) * length
+                blend_rows(planes, at, strides[1], colour_y, i, colour_taps_y[i], lines, to, colour_span)
+            blend_columns(lines, length, colour_across, colour_blocks, colour_places, blue if c == 1 else red)
         for i in range(upper, lower):
             at = (i - upper) * padded
             if swapped:
