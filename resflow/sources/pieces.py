@@ -132,15 +132,17 @@ def joined(pieces: Pieces, gap: int, most: int) -> list[Run]:
     """
     order = np.lexsort((pieces.start, pieces.shard))
     runs: list[Run] = []
+    shard, first, last, members = -1, 0, 0, list[int]()
     columns = (order, pieces.shard[order], pieces.start[order], pieces.end[order])
     for piece, number, start, end in zip(*(column.tolist() for column in columns), strict=True):
-        last = runs[-1] if runs else None
-        if last and last.shard == number and start - last.end <= gap and end - last.start <= most:
-            last.pieces.append(piece)
-            runs[-1] = last._replace(end=max(last.end, end))
-        else:
-            runs.append(Run(number, start, end, [piece]))
-    return runs
+        if number == shard and start - last <= gap and end - first <= most:
+            members.append(piece)
+            last = max(last, end)
+            continue
+        if members:
+            runs.append(Run(shard, first, last, members))
+        shard, first, last, members = number, start, end, [piece]
+    return [*runs, Run(shard, first, last, members)] if members else runs
 
 
 def _entries(tiers: Tiers, number: int, sample_ids: npt.NDArray[np.int64], whole: Pieces, command: str) -> Pieces:

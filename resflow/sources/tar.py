@@ -96,6 +96,11 @@ def read_members(
                 shard=shard,
                 offset=position,
             )
+        plain = _plain(block) if header < 0 else None
+        if plain is not None and plain[1] <= max_member_bytes and position + BLOCK + plain[1] <= limit:
+            yield Member(plain[0], position + BLOCK, plain[1], position)
+            position += BLOCK + (plain[1] + BLOCK - 1) // BLOCK * BLOCK
+            continue
         if block == _ZEROS:
             if header >= 0 or not archive:
                 raise _damaged(shard, position, "zeros where a member's header was expected")
@@ -169,6 +174,21 @@ def too_large(what: str, size: int, limit: int, shard: str, offset: int) -> Shar
         shard=shard,
         offset=offset,
     )
+
+
+def _plain(block: bytes) -> tuple[str, int] | None:
+    """Name and size of a regular file whose header is of the kind that most are; None where there is more to see."""
+    size, checksum = block[124:135], block[148:154]
+    ended = block[135] in b"\0 " and block[154] in b"\0 "
+    if block[156] not in b"0\0" or block[345] or not ended or not (size + checksum).isdigit():
+        return None
+    try:
+        if sum(block) - sum(block[148:156]) + 8 * 0x20 != int(checksum, 8):
+            return None
+        name = block[:100].partition(b"\0")[0].decode()
+        return None if name.endswith("/") else (name, int(size, 8))
+    except ValueError:  # an 8 or a 9, or a name that is not UTF-8
+        return None
 
 
 def _checksum_matches(block: bytes, field: bytes) -> bool:
