@@ -303,16 +303,22 @@ class ShardSource:
     def _ask_ahead(self, runs: Sequence[Run]) -> None:
         if not hasattr(os, "posix_fadvise"):
             return
-        for run in runs:
-            shard = self._open(run.shard)
+        for run, shard in self._opened(runs):
             os.posix_fadvise(shard.descriptor, run.start, run.end - run.start, os.POSIX_FADV_WILLNEED)
 
     def _fetch(self, runs: Sequence[Run]) -> Iterator[bytes]:
         """The bytes of each run, in order."""
-        return (self._pread(run.shard, run.start, run.end) for run in runs)
+        return (self._pread(shard, run.start, run.end) for run, shard in self._opened(runs))
 
-    def _pread(self, number: int, start: int, end: int) -> bytes:
-        shard = self._open(number)
+    def _opened(self, runs: Sequence[Run]) -> Iterator[tuple[Run, _OpenShard]]:
+        """Each run with its shard; runs of one shard follow each other."""
+        number, shard = -1, None
+        for run in runs:
+            if shard is None or run.shard != number:
+                number, shard = run.shard, self._open(run.shard)
+            yield run, shard
+
+    def _pread(self, shard: _OpenShard, start: int, end: int) -> bytes:
         parts: list[bytes] = []
         position = start
         while position < end:
