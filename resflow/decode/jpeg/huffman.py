@@ -122,10 +122,10 @@ def build_pairs(whole, table, pairs):
     for i in range(1 << LOOK):
         one = int64(whole[i])
         bits, run, value = one & 255, (one >> 8) & 255, one >> 16
-        other = int64(0) if one == 0 or run >= END else int64(whole[(i << bits) & ((1 << LOOK) - 1)])
+        other = int64(whole[(i << bits) & ((1 << LOOK) - 1)])
         both = bits + (other & 255)
-        entry = bits | (run << 8) | ((value & 0xFFFF) << 32) | (value << 48)
-        if other and both <= LOOK:
-            way = ((other >> 8) & 255) + 1
-            entry = both | (run << 8) | (way << 16) | (run << 24) | ((value & 0xFFFF) << 32) | ((other >> 16) << 48)
-        pairs[((table - 2) << LOOK) + i] = entry
+        alone = bits | (value << 48)
+        way = ((other >> 8) & 255) + 1
+        followed = both | (way << 16) | (run << 24) | ((other >> 16) << 48)
+        two = (one != 0) & (run < END) & (other != 0) & (both <= LOOK)
+        pairs[((table - 2) << LOOK) + i] = (followed if two else alone) | (run << 8) | ((value & 0xFFFF) << 32)

@@ -182,66 +182,66 @@ def read_scan(data, info, quant, counts, symbols, window, sides, planes, starts,
                 dc, ac = info[DC + c], info[AC + c]
                 ac_pairs = uintp((ac - 2) << LOOK)
                 order, keep = uintp(c * 256), uintp(last[c] if wanted else 0)
-                for block in range(info[ACROSS + c] * info[DOWN + c]):
-                    ahead = next_bits(plain, bit)
-                    found = symbol_at(codes, symbols, dc, ahead)
-                    size = found & 255
-                    if found == 0 or size > 11:
-                        return False
-                    before[c] += number(ahead, found >> 8, size)
-                    used = uint64((found >> 8) + size)
-                    bit += used
-                    ahead <<= used
+                for line in range(info[DOWN + c]):
+                    for part in range(info[ACROSS + c]):
+                        ahead = next_bits(plain, bit)
+                        found = symbol_at(codes, symbols, dc, ahead)
+                        size = found & 255
+                        if found == 0 or size > 11:
+                            return False
+                        before[c] += number(ahead, found >> 8, size)
+                        used = uint64((found >> 8) + size)
+                        bit += used
+                        ahead <<= used
 
-                    k, spot = uintp(1), uintp(0)
-                    if wanted:
-                        line = block // info[ACROSS + c]
-                        lane = (column - left) * info[ACROSS + c] + block - line * info[ACROSS + c]
-                        spot = uintp(firsts[c] + (line * groups[c] + lane // LANES) * BLOCK + lane % LANES)
-                        coefficients[spot] = int16(before[c])
-                    steps = _FEWER
-                    while k <= keep:
-                        entry = pairs[ac_pairs + uintp(ahead >> _TOP)]
-                        while entry and k + uintp((entry >> 24) & 255) <= uintp(62):
-                            k += uintp((entry >> 8) & 255)
-                            coefficients[spot + uintp(places[order + k])] = int16(entry >> 32)
-                            k += uintp((entry >> 16) & 255)
-                            coefficients[spot + uintp(places[order + k])] = int16(entry >> 48)
-                            k += uintp(1)
-                            ahead <<= uint64(entry & 255)
-                            bit += uint64(entry & 255)
-                            steps -= 1
-                            if k > keep or steps == 0:
-                                break
+                        k, spot = uintp(1), uintp(0)
+                        if wanted:
+                            lane = (column - left) * info[ACROSS + c] + part
+                            spot = uintp(firsts[c] + (line * groups[c] + lane // LANES) * BLOCK + lane % LANES)
+                            coefficients[spot] = int16(before[c])
+                        steps = _FEWER
+                        while k <= keep:
                             entry = pairs[ac_pairs + uintp(ahead >> _TOP)]
-                        else:
-                            entry = one_ac(codes, symbols, ac, next_bits(plain, bit))
-                            if entry == 0:
-                                return False
-                            k += uintp((entry >> 8) & 255)
-                            coefficients[spot + uintp(places[order + k])] = int16(entry >> 16)
-                            k += uintp(1)
-                            bit += uint64(entry & 255)
-                        ahead, steps = next_bits(plain, bit), _STEPS
-                    while k < uintp(64):
-                        entry = pairs[ac_pairs + uintp(ahead >> _TOP)]
-                        while entry and k + uintp((entry >> 24) & 255) <= uintp(62):
-                            k += uintp((entry >> 8) & 255) + uintp((entry >> 16) & 255) + uintp(1)
-                            ahead <<= uint64(entry & 255)
-                            bit += uint64(entry & 255)
-                            steps -= 1
-                            if k >= uintp(64) or steps == 0:
-                                break
+                            while entry and k + uintp((entry >> 24) & 255) <= uintp(62):
+                                k += uintp((entry >> 8) & 255)
+                                coefficients[spot + uintp(places[order + k])] = int16(entry >> 32)
+                                k += uintp((entry >> 16) & 255)
+                                coefficients[spot + uintp(places[order + k])] = int16(entry >> 48)
+                                k += uintp(1)
+                                ahead <<= uint64(entry & 255)
+                                bit += uint64(entry & 255)
+                                steps -= 1
+                                if k > keep or steps == 0:
+                                    break
+                                entry = pairs[ac_pairs + uintp(ahead >> _TOP)]
+                            else:
+                                entry = one_ac(codes, symbols, ac, next_bits(plain, bit))
+                                if entry == 0:
+                                    return False
+                                k += uintp((entry >> 8) & 255)
+                                coefficients[spot + uintp(places[order + k])] = int16(entry >> 16)
+                                k += uintp(1)
+                                bit += uint64(entry & 255)
+                            ahead, steps = next_bits(plain, bit), _STEPS
+                        while k < uintp(64):
                             entry = pairs[ac_pairs + uintp(ahead >> _TOP)]
-                        else:
-                            entry = one_ac(codes, symbols, ac, next_bits(plain, bit))
-                            if entry == 0:
-                                return False
-                            k += uintp((entry >> 8) & 255) + uintp(1)
-                            bit += uint64(entry & 255)
-                        ahead, steps = next_bits(plain, bit), _STEPS
-                    if uintp(64) < k < uintp(128):  # a run led past the block's end
-                        return False
+                            while entry and k + uintp((entry >> 24) & 255) <= uintp(62):
+                                k += uintp((entry >> 8) & 255) + uintp((entry >> 16) & 255) + uintp(1)
+                                ahead <<= uint64(entry & 255)
+                                bit += uint64(entry & 255)
+                                steps -= 1
+                                if k >= uintp(64) or steps == 0:
+                                    break
+                                entry = pairs[ac_pairs + uintp(ahead >> _TOP)]
+                            else:
+                                entry = one_ac(codes, symbols, ac, next_bits(plain, bit))
+                                if entry == 0:
+                                    return False
+                                k += uintp((entry >> 8) & 255) + uintp(1)
+                                bit += uint64(entry & 255)
+                            ahead, steps = next_bits(plain, bit), _STEPS
+                        if uintp(64) < k < uintp(128):  # a run led past the block's end
+                            return False
         if bit > uint64(ends[segment] << 3):
             return False
         if shown:

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 from numba import njit
-from numpy import float32, int32, uint8, uintp
+from numpy import float32, uintp
 
 from resflow.decode.jpeg.inverse import SIDES
 from resflow.decode.jpeg.scan import read_scan
 from resflow.decode.jpeg.segments import ACROSS, APP1, COMPONENTS, DOWN, HEIGHT, INFO, WIDTH, read_segments
-from resflow.decode.jpeg.vectors import LANES, fma, load, splat, store, zeros
+from resflow.decode.jpeg.vectors import LANES, fma, load, splat, store, store_pixels, zeros
 from resflow.decode.kernels import triangle_weights
 
-EXACT = {"nnan", "ninf", "nsz"}
-"""Freedoms of the compiler that change no result. Fusing and reordering would, and in another way on another processor:
-ranks would give different pixels."""
 ROWS = 8
 """Lines that are resized along x together: each weight is loaded once for all of them."""
 
@@ -169,23 +166,26 @@ def blend_columns(lines, length, dense, first, starts, out):
 
 
 @njit(nogil=True)
-def to_byte(value):
-    """The nearest byte."""
-    return uint8(int32(min(max(value + float32(0.5), float32(0)), float32(255))))
+def to_rgb(y, blue, red, at, count, out):
+    """Brightness and colour differences, from `at` on, into bytes.
 
-
-@njit(nogil=True, fastmath=EXACT)
-def to_rgb(y, blue, red, at, count, out, to):
-    """Brightness and colour differences, `count` of each from `at` on, into bytes from `to` on.
+    Args:
+        y: float32, about 128 like the others.
+        blue: float32.
+        red: float32.
+        at: the first of each.
+        count: how many, a multiple of `LANES`.
+        out: uint8 [3 * count], filled.
 
     Source: ITU-T T.871, 7.
     """
-    for j in range(uintp(count)):
-        i, o = uintp(at) + j, uintp(to) + uintp(3) * j
-        light, b, r = y[i], blue[i] - float32(128), red[i] - float32(128)
-        out[o] = to_byte(light + float32(1.402) * r)
-        out[o + uintp(1)] = to_byte(light - float32(0.344136286) * b - float32(0.714136286) * r)
-        out[o + uintp(2)] = to_byte(light + float32(1.772) * b)
+    middle = splat(float32(128))
+    for j in range(uintp(0), uintp(count), uintp(LANES)):
+        i = uintp(at) + j
+        light, b, r = load(y, i) - middle, load(blue, i) - middle, load(red, i) - middle
+        green = fma(r, splat(float32(-0.714136286)), fma(b, splat(float32(-0.344136286)), light))
+        pixels = fma(r, splat(float32(1.402)), light), green, fma(b, splat(float32(1.772)), light)
+        store_pixels(out, uintp(3) * j, pixels)
 
 
 @njit(nogil=True)
@@ -279,7 +279,7 @@ def decode_window(data, out, box, start_x, start_y, step_x, step_y, width, heigh
     lines = np.zeros(ROWS * length, np.float32)
     y = np.empty(ROWS * padded, np.float32)
     blue, red = np.full(ROWS * padded, 128, np.float32), np.full(ROWS * padded, 128, np.float32)
-    rgb = np.empty(3 * columns, np.uint8)
+    rgb = np.empty(3 * padded, np.uint8)
     flat = out.reshape(-1)
     for upper in range(0, rows, ROWS):
         lower = min(upper + ROWS, rows)
@@ -294,12 +294,13 @@ def decode_window(data, out, box, start_x, start_y, step_x, step_y, width, heigh
                 blend_rows(planes, at, strides[1], colour_y, i, colour_taps_y[i], lines, to, colour_span)
             blend_columns(lines, length, colour_across, colour_blocks, colour_places, blue if c == 1 else red)
         for i in range(upper, lower):
-            at = (i - upper) * padded
+            to_rgb(y, blue, red, (i - upper) * padded, padded, rgb)
             if swapped:
-                to_rgb(y, blue, red, at, columns, rgb, 0)
                 for j in range(columns):
                     for c in range(3):
                         out[left + j, top + i, c] = rgb[3 * j + c]
             else:
-                to_rgb(y, blue, red, at, columns, flat, ((top + i) * out.shape[1] + left) * 3)
+                to = uintp(((top + i) * out.shape[1] + left) * 3)
+                for j in range(uintp(3 * columns)):
+                    flat[to + j] = rgb[j]
     return True
