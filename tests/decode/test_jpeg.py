@@ -72,6 +72,29 @@ def test_pixels_are_those_of_libjpeg(kind: str, size: tuple[int, int]) -> None:
         assert error.max() <= 6
 
 
+def test_a_file_that_may_be_turned_is_left_until_its_orientation_is_known() -> None:
+    def taken(data: bytes, orientation: int) -> tuple[bool, npt.NDArray[np.int64]]:
+        out, box = np.zeros((48, 64, 3), np.uint8), np.array([0, 0, 64, 48])
+        file = np.frombuffer(data, np.uint8)
+        done = native.decode_window(file, out, box, 0.0, 0.0, 1.0, 1.0, 64, 48, orientation, FULL)
+        return done, out.astype(np.int64)
+
+    exif = Image.Exif()
+    exif[0x0112] = 2
+    pixels = samples.picture(48, 64)
+    plain, turned = encode(pixels), encode(pixels, exif=exif)
+    done, upright = taken(plain, 1)
+    assert done
+    done, unknown = taken(plain, 0)
+    assert done
+    assert np.array_equal(upright, unknown)
+    done, mirrored = taken(turned, 2)
+    assert done
+    assert np.abs(mirrored - upright[:, ::-1]).mean() < 1
+    assert np.abs(taken(turned, 1)[1] - mirrored).mean() > 10  # what taking it for upright would be
+    assert not taken(turned, 0)[0]
+
+
 def test_planted_fault_colour_that_is_not_smoothed_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     data = encode(samples.picture(64, 64), subsampling=2)
 

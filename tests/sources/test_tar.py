@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from resflow.errors import ShardError
+from resflow.sources import tar
 from resflow.sources.tar import Member, read_members
 
 MakeTar = Callable[..., Path]
@@ -52,6 +53,37 @@ def test_names_and_data_agree_with_tarfile(make_tar: MakeTar, form: int) -> None
     ]
     data = make_tar("s.tar", wanted, form).read_bytes()
     assert ours(data) == tarfile_members(data) == wanted
+
+
+@pytest.mark.parametrize("form", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+def test_plain_headers_say_what_a_closer_look_at_them_says(
+    make_tar: MakeTar, monkeypatch: pytest.MonkeyPatch, form: int
+) -> None:
+    """Law: the way that most headers are read gives what the way of all headers gives, damaged bytes and all."""
+    names = NAMES if form == tarfile.USTAR_FORMAT else NAMES + LONG
+    data = make_tar("s.tar", [(name, b"7" * 700) for name in names], form).read_bytes()
+
+    def found(data: bytes) -> object:
+        try:
+            return members_of(data)
+        except ShardError as error:
+            return str(error)
+
+    def all_found() -> list[object]:
+        damaged = [data[:byte] + bytes([data[byte] ^ 0x10]) + data[byte + 1 :] for byte in range(0, 2048, 3)]
+        return [found(data), *(found(one) for one in damaged)]
+
+    quick = all_found()
+    plain = tar._plain
+    monkeypatch.setattr(tar, "_plain", lambda block: None)
+    assert all_found() == quick
+
+    def careless(block: bytes) -> tuple[str, int] | None:
+        """The fault that this would be: a header whose checksum nobody looks at."""
+        return plain(seal(bytearray(block)))
+
+    monkeypatch.setattr(tar, "_plain", careless)
+    assert all_found() != quick
 
 
 @pytest.mark.skipif(shutil.which("tar") is None, reason="no tar command here")
