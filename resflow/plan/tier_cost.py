@@ -50,10 +50,10 @@ class DecodeCost:
         output: of a million pixels of the output.
     """
 
-    image: float = 0.21
-    kilobyte: float = 0.0098
-    decoded: float = 1.05
-    output: float = 4.6
+    image: float = 0.253
+    kilobyte: float = 0.00915
+    decoded: float = 1.26
+    output: float = 2.75
 
     def __post_init__(self) -> None:
         values = (self.image, self.kilobyte, self.decoded, self.output)
