@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -17,7 +18,7 @@ from resflow.geometry import Fit, Geometry, Matrices
 from resflow.geometry.affine import centres
 
 
-class ShapeOperation(GeometricAugmentationBase2D):  # type: ignore[misc]
+class ShapeOperation(GeometricAugmentationBase2D, ABC):  # type: ignore[misc]
     """Place a batch into a shape that `choose` gives, by a `Fit`; always occurs, nothing in it is random.
 
     `transform_matrix` is Kornia's, for coordinates that count pixel centres; boxes and keypoints in continuous pixel
@@ -36,9 +37,9 @@ class ShapeOperation(GeometricAugmentationBase2D):  # type: ignore[misc]
         self.fit = fit
         self.flags = {"resample": Resample.BILINEAR, "align_corners": False, "fill": fill, "mask_fill": mask_fill}
 
+    @abstractmethod
     def choose(self, size: tuple[int, int]) -> tuple[int, int]:
         """Height and width of what comes out, of the height and width of what goes in."""
-        raise NotImplementedError
 
     def edge_matrix(self, size: tuple[int, int], shape: tuple[int, int]) -> Matrices:
         """float64 [1, 3, 3]: incoming to outgoing pixels, continuous edges."""
