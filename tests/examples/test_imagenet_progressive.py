@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import signal
 import subprocess
@@ -18,6 +17,7 @@ import torch
 from PIL import Image
 
 from resflow.demo.model import small_classifier
+from tests.examples.loading import load
 from tests.shards import make_shards
 
 ROOT = Path(__file__).parents[2]
@@ -26,13 +26,8 @@ STEPS = 5
 TINY = {"resolutions": {0: 32, 1: 48}, "evaluate_at": 64, "epochs": 2, "batch_size": 8, "classes": 7}
 
 
-def load() -> Any:
-    spec = importlib.util.spec_from_file_location("imagenet_progressive", ROOT / "examples/imagenet_progressive.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module: Any = importlib.util.module_from_spec(spec)
-    sys.modules["imagenet_progressive"] = module
-    spec.loader.exec_module(module)
+def recipe() -> Any:
+    module: Any = load("imagenet_progressive")
     module.SMALL = replace(module.SMALL, **TINY)
     module.network = lambda recipe: small_classifier(recipe.classes, width=4)
     return module
@@ -59,7 +54,7 @@ class KilledError(Exception):
 
 @pytest.fixture(scope="module")
 def example() -> Any:
-    return load()
+    return recipe()
 
 
 @pytest.fixture(scope="module")
@@ -182,7 +177,7 @@ def test_two_ranks_killed_and_restarted_by_torchrun_are_as_never_stopped(
 
 def _rank() -> None:
     """What torchrun starts: the example, one rank of which is killed within a step of its first life."""
-    module = load()
+    module = recipe()
     step, at = module.Run.step, os.environ["KILL_AT"]
 
     def killed(run: Any, batch: Any, epoch: float) -> Any:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
 import logging
-import sys
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +15,7 @@ import torch
 from PIL import Image
 
 import resflow as rf
+from tests.examples.loading import load
 from tests.shards import make_shards
 
 pytest.importorskip("lightning.pytorch", reason="lightning is not installed: pip install 'resflow[trainers]'")
@@ -33,13 +32,7 @@ COUNT, HELD_OUT, BATCH, STEPS = 43, 13, 8, 5  # 5 batches an epoch; 3 images are
 
 @pytest.fixture(scope="module")
 def example() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("lightning_module", PATH)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["lightning_module"] = module
-    spec.loader.exec_module(module)
-    return module
+    return load("lightning_module")
 
 
 @pytest.fixture(scope="module", autouse=True)
