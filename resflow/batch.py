@@ -17,6 +17,11 @@ from resflow.targets import KeypointPairs, invert_boxes, invert_keypoints, inver
 Ragged: TypeAlias = Sequence[torch.Tensor] | torch.Tensor
 """One tensor for each image, or one over all whose first axis is the image."""
 
+_WAY_OUT = (
+    "Unpack it (images, targets = batch), or take batch.images. A Batch is no tuple or list; for a loop that asks "
+    "isinstance(batch, (tuple, list)), DataLoader(collate_fn=tuple) gives the plain pair."
+)
+
 
 class Cost(NamedTuple):
     """What a batch cost where it was made: `DataLoader.stats` adds these up.
@@ -40,7 +45,10 @@ class Cost(NamedTuple):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Batch:
-    """A batch of images of one shape; unpacks as `images, targets = batch`.
+    """A batch of images of one shape; unpacks as `images, targets = batch`, and `batch[0]`, `batch[1]` are these two.
+
+    It is no tuple: `len(batch)` is the number of images, and `isinstance(batch, (tuple, list))` is False. For a loop
+    that asks for either, `DataLoader(collate_fn=tuple)` gives the plain pair.
 
     Args:
         images: [B, 3, H, W] in channels_last memory format: uint8, or the pipeline's dtype once normalised.
@@ -79,8 +87,27 @@ class Batch:
     def __iter__(self) -> Iterator[Any]:
         return iter((self.images, self.targets))
 
+    def __getitem__(self, place: int | slice) -> Any:
+        """Images (0), targets (1), or both ([:]), as of the pair that a batch unpacks to."""
+        try:
+            return (self.images, self.targets)[place]
+        except (IndexError, TypeError) as error:
+            raise type(error)(
+                f"a Batch is indexed like the pair (images, targets), by 0 and 1; got {place!r}. len(batch) is the "
+                f"number of its images, {len(self)}; batch.images[i] is one of them."
+            ) from None
+
     def __len__(self) -> int:
         return len(self.images)
+
+    def __getattr__(self, name: str) -> Any:
+        hint = f" A tensor has it: {_WAY_OUT[0].lower()}{_WAY_OUT[1:]}" if hasattr(torch.Tensor, name) else ""
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}.{hint}")
+
+    @classmethod
+    def __torch_function__(cls, func: Any, *_: Any) -> Any:
+        """Say what is wrong where a batch is given to a model or a function of torch's in place of its images."""
+        raise TypeError(f"{getattr(func, '__name__', func)} takes tensors; got a Batch. {_WAY_OUT}")
 
     @property
     def geometry(self) -> Geometry:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Generic
@@ -188,7 +189,6 @@ class DataLoader(torch.utils.data.DataLoader[T_co], Generic[T_co]):
         for name, value in known.items():
             object.__setattr__(self, name, value)
         self._resflow_run = run
-        self._is_accelerate_prepared = True  # sharded, ordered and on its device already
         self.use_stateful_dataloader = True
         self.end_of_dataloader, self.remainder = False, run.remainder()
 
@@ -196,6 +196,7 @@ class DataLoader(torch.utils.data.DataLoader[T_co], Generic[T_co]):
         run = self._resflow_run
         if run is None:
             return self._plain_iter()
+        run.asked(sys._getframe(1))
         start = {name: getattr(self, name) for name in ("worker_init_fn", "multiprocessing_context", "timeout")}
         if run.begin(**start):
             self._iterator = None  # what its workers were told does not hold any more
@@ -235,7 +236,12 @@ class DataLoader(torch.utils.data.DataLoader[T_co], Generic[T_co]):
         return Loop(self, run.walk(batches), steps, meter, watch_workers(batches, self))
 
     def __len__(self) -> int:
-        if isinstance(self._resflow_run, StreamRun):
+        run = self._resflow_run
+        if isinstance(run, PlannedRun):
+            run.asked(sys._getframe(1))
+            run.ranks.told(length := super().__len__())
+            return length
+        if isinstance(run, StreamRun):
             raise TypeError(
                 "a stream's number of batches is not known before its end; index the shards (resflow index) for an "
                 "exact length"
@@ -244,6 +250,9 @@ class DataLoader(torch.utils.data.DataLoader[T_co], Generic[T_co]):
 
     def __getattr__(self, name: str) -> Any:
         # Given by no attribute, so that without a pipeline PyTorch's own surface is all there is.
+        if name == "_is_accelerate_prepared" and self._resflow_run is not None:
+            self._resflow_run.asked(sys._getframe(1))
+            return True  # ordered and sharded by the plan, not by Accelerate
         if name in _OF_A_RUN and self._resflow_run is not None:
             return getattr(self._resflow_run, _OF_A_RUN[name])
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")

@@ -76,12 +76,12 @@ class Linear:
     """From `start` to `stop` in equal strides of progress, then `stop` for good.
 
     The value is rounded to the nearest level; levels are start, start +- step, ... and stop itself. By default it
-    changes only between epochs: epoch 0 is at `start`, epoch `epochs - 1` at `stop`.
+    changes only between epochs: epoch 0 is at `start`, epoch `epochs - 1` at `stop`. A single epoch is at `stop`.
 
     Args:
         start: first resolution, pixels.
         stop: last resolution, pixels; may be below `start`.
-        epochs: epochs from `start` to `stop`, both included; at least 2, or 1 with `within_epoch`.
+        epochs: epochs from `start` to `stop`, both included, at least 1; with 1, all of it is at `stop`.
         step: distance of the levels, pixels.
         within_epoch: let the resolution change from batch to batch; `stop` is then neared at the end of the last
             epoch.
@@ -102,7 +102,7 @@ class Linear:
     within_epoch: bool = False
 
     def __post_init__(self) -> None:
-        _check_ramp(self, self.epochs)
+        _check_ramp(self)
 
     @property
     def resolutions(self) -> tuple[int, ...]:
@@ -122,7 +122,7 @@ class Cosine:
     Args:
         start: first resolution, pixels.
         stop: last resolution, pixels; may be below `start`.
-        epochs: epochs from `start` to `stop`, both included; at least 2, or 1 with `within_epoch`.
+        epochs: epochs from `start` to `stop`, both included, at least 1; with 1, all of it is at `stop`.
         step: distance of the levels, pixels.
         within_epoch: let the resolution change from batch to batch.
 
@@ -140,7 +140,7 @@ class Cosine:
     within_epoch: bool = False
 
     def __post_init__(self) -> None:
-        _check_ramp(self, self.epochs)
+        _check_ramp(self)
 
     @property
     def resolutions(self) -> tuple[int, ...]:
@@ -198,7 +198,7 @@ class Cyclic:
     Args:
         low: lowest resolution, pixels; every cycle begins here.
         high: highest resolution, pixels, reached half-way.
-        period: epochs a cycle takes, may be fractional; at least 2 unless `within_epoch`.
+        period: epochs a cycle takes, may be fractional; at least 2 unless `within_epoch`, or 1, which stays at `low`.
         step: distance of the levels, pixels.
         within_epoch: let the resolution change from batch to batch.
 
@@ -220,8 +220,8 @@ class Cyclic:
             _check_whole(f"Cyclic.{name}", getattr(self, name))
         if self.low > self.high:
             raise ConfigError(f"Cyclic needs low <= high; got low {self.low}, high {self.high}. Swap them.")
-        least = 0.0 if self.within_epoch else 2.0
-        if not (np.isfinite(self.period) and self.period > 0 and self.period >= least):
+        whole = self.within_epoch or self.period == 1 or self.period >= 2
+        if not (np.isfinite(self.period) and self.period > 0 and whole):
             raise ConfigError(
                 f"Cyclic.period must be at least 2 epochs while the resolution changes only between epochs, and "
                 f"positive otherwise; got {self.period!r}. Lengthen it, or set within_epoch=True."
@@ -299,22 +299,19 @@ def _check_whole(name: str, value: object, least: int = 1) -> None:
         raise ConfigError(f"{name} must be a whole number of at least {least}; got {value!r}")
 
 
-def _check_ramp(ramp: Linear | Cosine, epochs: int) -> None:
+def _check_ramp(ramp: Linear | Cosine) -> None:
     """Check the fields that Linear and Cosine share."""
     kind = type(ramp).__name__
     for name in ("start", "stop", "epochs", "step"):
         _check_whole(f"{kind}.{name}", getattr(ramp, name))
-    if epochs < 2 and not ramp.within_epoch:
-        raise ConfigError(
-            f"{kind}.epochs must be at least 2 while the resolution changes only between epochs; got {epochs}. "
-            "Raise it, or set within_epoch=True."
-        )
 
 
 def _ramp(samples: Samples, epoch_size: int, epochs: int, within_epoch: bool) -> npt.NDArray[np.float64]:
     """float64 [T] in [0, 1]: how far along the ramp each number of samples is."""
-    share = samples / (epoch_size * epochs) if within_epoch else (samples // epoch_size) / (epochs - 1)
-    return np.minimum(share, 1.0)
+    if within_epoch:
+        return np.minimum(samples / (epoch_size * epochs), 1.0)
+    last = epochs - 1
+    return np.minimum(samples // epoch_size / last, 1.0) if last else np.ones(len(samples))
 
 
 def _levels(start: int, stop: int, step: int) -> npt.NDArray[np.int32]:

@@ -51,7 +51,6 @@ class PlanSampler(DistributedSampler[Any]):
 
     def __init__(self, run: PlannedRun) -> None:
         self.run = run
-        self.even_batches = run.even
         self.restored: tuple[int, bool] | None = None
         """The epoch of a place that was restored, and whether that epoch was complete."""
         self._shift = 0
@@ -60,6 +59,11 @@ class PlanSampler(DistributedSampler[Any]):
     def sampler(self) -> PlanSampler:
         """Itself, for trainers that look for a batch sampler's sampler."""
         return self
+
+    @property
+    def even_batches(self) -> bool:
+        """Whether all ranks' batches are equally long, as Accelerate asks."""
+        return self.run.even
 
     @property
     def num_replicas(self) -> int:  # type: ignore[override]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator, Mapping
+from types import FrameType
 from typing import Any, TypedDict
 
 import torch
@@ -26,7 +27,7 @@ from resflow.runtime.finish import Failure
 from resflow.runtime.planned import PlannedDataset, PlanSampler
 from resflow.runtime.prefetch import Prefetcher, prefetched
 from resflow.runtime.skip import SkipReport, without
-from resflow.runtime.world import current_world
+from resflow.runtime.world import Ranks
 from resflow.skip import Skip, Skipped
 from resflow.sources import Mix, Source
 
@@ -81,7 +82,7 @@ class PlannedRun:
         if not isinstance(batch_size, PixelBudget) and (type(batch_size) is not int or batch_size < 1):
             raise ConfigError(f"batch_size must be a whole number above 0, or a PixelBudget; got {batch_size!r}")
         self.pipeline, self.prefetch = pipeline, prefetch
-        self._seed, self._shuffle, self._world = seed, shuffle, world
+        self._seed, self._shuffle, self.ranks = seed, shuffle, Ranks(world)
         self.buckets = _buckets(pipeline, source)
         self._mixture = source.mixture if isinstance(source, Mix) else None
         self._layout = lay_out(source.index, self.buckets, self._mixture)
@@ -99,7 +100,7 @@ class PlannedRun:
             max_batch=_most_samples(batch_size, self.buckets),
             threads=threads,
         )
-        self.batch_size, self.drop_last, self.even = batch_size, drop_last, even
+        self.batch_size, self.drop_last, self._even = batch_size, drop_last, even
         self.engine, self.source = engine, source
         self.epoch = self.step = self._start = 0
         self._begun = False
@@ -110,13 +111,30 @@ class PlannedRun:
     @property
     def world(self) -> World:
         """The rank."""
-        return self._world or current_world()
+        return self.ranks.world
+
+    @property
+    def even(self) -> bool:
+        """Whether the short batch is filled up for all ranks: on request, or as Accelerate expects it in evaluation."""
+        return self._even or (self.ranks.fills and not self._shuffle)
+
+    def _batches_alone(self) -> int:
+        """Batches of the epoch if one process went through all of it, as PyTorch's loader tells before `prepare`."""
+        size, samples = self.batch_size, len(self._layout)
+        if isinstance(size, PixelBudget):
+            return self.length(self.epoch)
+        return samples // size if self.drop_last else -(-samples // size)
 
     @property
     def _order(self) -> _Order:
         world, size = self.world, self.batch_size
+        if self.ranks.split and not isinstance(size, PixelBudget) and size % world.size:
+            raise ConfigError(
+                "with Accelerator(split_batches=True), batch_size is shared by all ranks; got "
+                f"{size} for {world.size}. Pass a multiple of the number of ranks."
+            )
         return {
-            "batch_size": size if isinstance(size, PixelBudget) else size * world.size,
+            "batch_size": size if isinstance(size, PixelBudget) or self.ranks.split else size * world.size,
             "seed": self._seed,
             "shuffle": self._shuffle,
             "drop_last": self.drop_last,
@@ -132,6 +150,12 @@ class PlannedRun:
         """Batches of an epoch."""
         return len(self._blocks(epoch))
 
+    def asked(self, frame: FrameType) -> None:
+        """Learn who asks for the length, the batches, or whether the loader is prepared (see `Ranks`)."""
+        self.ranks.asked(frame)
+        if self.ranks.prepared:
+            self.ranks.check(self._batches_alone())
+
     def begin(self, **_options: Any) -> bool:
         """Start a pass: the rest of a restored epoch, the epoch that was set, or the one after the last pass.
 
@@ -140,6 +164,7 @@ class PlannedRun:
         """
         if self._begun:
             self.set_epoch(self.epoch + 1)
+        self.ranks.warn_of_repeats()
         self._begun = True
         self.step = self._start
         self._report.begin(resumes=self._start > 0)

@@ -6,6 +6,7 @@ import copy
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -135,6 +136,9 @@ class StreamRun:
     def buckets(self) -> Buckets | None:
         """The buckets; None until the first pass has learned them."""
         return self.dataset.buckets if isinstance(self.dataset.buckets, Buckets) else None
+
+    def asked(self, _frame: FrameType) -> None:
+        """Nothing: a stream has no length, and its ranks are those of its settings."""
 
     def begin(self, **options: Any) -> bool:
         """Start a pass: the rest of a restored epoch, the epoch that was set, or the one after the last pass.

@@ -8,7 +8,10 @@ Trainer leave a loader's sampler alone if it is a DistributedSampler, and tell i
 from __future__ import annotations
 
 import sys
+from types import FrameType
 from typing import Any
+
+_TRAINERS = ("accelerate", "lightning", "pytorch_lightning", "transformers")
 
 
 class TrackedLoop:
@@ -32,3 +35,38 @@ class TrackedLoop:
         state, self._state = self._state, None
         if state is not None and self._loader in state.dataloader_references:
             state._remove_dataloader(self._loader)
+
+
+def accelerate_in_use() -> bool:
+    """Whether this process has an Accelerator, its own or that of transformers' Trainer."""
+    module = sys.modules.get("accelerate.state")
+    return module is not None and bool(module.AcceleratorState._shared_state)
+
+
+def trainer_of(frame: FrameType) -> Any:
+    """The object of a trainer's whose code a frame runs, the frame's module where it is a function; None elsewhere.
+
+    Args:
+        frame: of the code that asks a loader for something.
+    """
+    if _package(frame) not in _TRAINERS:
+        return None
+    return frame.f_locals.get("self", sys.modules.get(frame.f_globals["__name__"]))
+
+
+def called_by_lightning(frame: FrameType) -> bool:
+    """Whether code runs within Lightning's loop: a hook of a module, of a callback, of data.
+
+    Args:
+        frame: of that code.
+    """
+    caller: FrameType | None = frame
+    while caller is not None:
+        if _package(caller) in ("lightning", "pytorch_lightning"):
+            return True
+        caller = caller.f_back
+    return False
+
+
+def _package(frame: FrameType) -> str:
+    return str(frame.f_globals.get("__name__", "")).partition(".")[0]

@@ -112,6 +112,22 @@ def test_draws_stay_the_same() -> None:
     assert given.tolist() == [2, 5, 2, 7, 7, 5, 1, 3, 4, 7, 7, 2]
 
 
+@pytest.mark.parametrize(
+    ("schedule", "expected"),
+    [
+        (Linear(128, 224, epochs=1), 224),
+        (Linear(224, 128, epochs=1), 128),
+        (Cosine(128, 224, epochs=1), 224),
+        (Cyclic(128, 224, period=1), 128),
+        (Steps({0: 128, 6: 224}), 128),
+    ],
+)
+def test_a_trial_of_one_epoch_has_one_resolution(schedule: Schedule, expected: int) -> None:
+    given = schedule(np.arange(0, 200, 10), 100, 0)
+    assert given.tolist() == [expected] * 20
+    assert expected in schedule.resolutions
+
+
 def test_as_schedule() -> None:
     assert as_schedule(224) == Constant(224)
     assert as_schedule(np.int64(96)) == Constant(96)  # type: ignore[arg-type]
@@ -128,7 +144,8 @@ def test_as_schedule() -> None:
         (lambda: Constant(0), "Constant.resolution must be a whole number of at least 1; got 0"),
         (lambda: Constant(2.5), "Constant.resolution must be a whole number of at least 1; got 2.5"),  # type: ignore[arg-type]
         (lambda: Linear(0, 224, 16), "Linear.start must be"),
-        (lambda: Linear(128, 224, 1), "Linear.epochs must be at least 2 .*; got 1. Raise it, or set within_epoch=True"),
+        (lambda: Linear(128, 224, 0), "Linear.epochs must be a whole number of at least 1; got 0"),
+        (lambda: Cyclic(128, 224, 1.5), "Cyclic.period must be at least 2 epochs .*; got 1.5"),
         (lambda: Cosine(128, 224, 4, step=0), "Cosine.step must be a whole number of at least 1; got 0"),
         (lambda: Steps({6: 160}), r"Steps.at must map epochs to resolutions and name epoch 0; got \{6: 160\}"),
         (lambda: Steps({0: 128, -1: 160}), "Steps.at epoch must be a whole number of at least 0; got -1"),

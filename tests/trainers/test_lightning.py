@@ -278,7 +278,9 @@ def test_without_a_pipeline_fit_and_checkpoint_are_as_with_torch(tmp_path: Path,
 
 @pytest.fixture(scope="module")
 def ranks(data: Path) -> dict[str, list[Any]]:
-    return in_ranks("tests.trainers.lightning_ranks", [("fit", 2), ("fit_launched", 2), ("evaluate", 2)], data)
+    return in_ranks(
+        "tests.trainers.lightning_ranks", [("fit", 2), ("fit_launched", 2), ("evaluate", 2), ("rates", 2)], data
+    )
 
 
 @pytest.mark.parametrize("job", ["fit/2", "fit_launched/2"])
@@ -295,3 +297,21 @@ def test_two_ranks_share_each_batch_of_the_plan(data: Path, ranks: dict[str, lis
 def test_two_ranks_validate_and_predict_each_sample_once(ranks: dict[str, list[Any]]) -> None:
     for what in ("validated", "predicted"):
         assert Counter(i for rank in ranks["evaluate/2"] for i in rank[what]) == Counter(range(COUNT))
+
+
+def assert_same_rates(ranks: list[Any]) -> None:
+    for rank in ranks:
+        assert len(rank) == 3
+        for how, seen in rank.items():
+            assert len(set(seen["torch"][0])) > 1
+            assert seen["resflow"] == seen["torch"], how
+
+
+def test_rates_are_those_of_pytorchs_loader(ranks: dict[str, list[Any]]) -> None:
+    assert_same_rates(ranks["rates/2"])
+
+
+@pytest.mark.slow
+def test_rates_on_other_numbers_of_ranks(data: Path) -> None:
+    for found in in_ranks("tests.trainers.lightning_ranks", [("rates", 1), ("rates", 4)], data).values():
+        assert_same_rates(found)
