@@ -39,7 +39,7 @@ from resflow.sources import (
     write_index,
 )
 from resflow.sources.index_file import open_index_file
-from resflow.sources.paths import index_path
+from resflow.sources.index_lookup import index_path
 from resflow.targets import annotation_from_json, place_annotations
 from resflow.targets.label_maps import decode_label_map
 

@@ -13,7 +13,7 @@ import torch
 from contestants.job import Batches, Job
 from resflow import Buckets, DataLoader, Fit, Pipeline
 from resflow.sources.index_file import build_index, write_index
-from resflow.sources.paths import index_path
+from resflow.sources.index_lookup import index_path
 from resflow.views import HorizontalFlip, RandomResizedCrop
 
 

@@ -64,6 +64,15 @@ Upright = Annotated[
 ]
 OnErrorOption = Annotated[OnError, typer.Option(help="Refuse a dataset with problems, or leave out what is wrong.")]
 
+Shards = Annotated[
+    list[str],
+    typer.Argument(metavar="SHARDS...", help="Shards: a folder, files, or a pattern such as shards/train-*.tar."),
+]
+IndexFile = Annotated[
+    Path | None,
+    typer.Option("--index", metavar="FILE", help="The shards' index, where it does not lie beside them."),
+]
+
 DATA_HELP = (
     'Indexed shards, e.g. "shards/train-{0000..0003}.tar", a folder of them, or class folders; with --format what '
     "`resflow shard` takes: IMAGES ANNOTATIONS.json..., ROOT SPLIT, IMAGES LABELS, IMAGES MASKS."
@@ -177,6 +186,11 @@ def likely_targets(sample: Sample) -> Any:
     return Targets() if any(name == "json" or name.endswith(".png") for name in sample.members) else None
 
 
+def plural(count: int, one: str) -> str:
+    """A number of things, in words: "1 shard", "2,000 shards"."""
+    return f"{count:,} {one}{'s' * (count != 1)}"
+
+
 def check_engine(engine: Engine, address: str | None, *, workers: int | None = None) -> None:
     """Refuse options that mean nothing with this engine."""
     if engine is Engine.local and address is not None:
@@ -231,7 +245,7 @@ def _plain(
     if form is None and not root.is_dir():
         return places[0] if len(places) == 1 else places, names or _names_beside(root.parent)
     if form is None and any(root.glob("*.tar")):
-        return _indexed(root), names or _names_beside(root)
+        return [str(root)], names or _names_beside(root)
 
     from torchvision.datasets import ImageFolder
 
@@ -241,20 +255,6 @@ def _plain(
     class_folder_samples(root)  # says readably what is wrong
     folders = ImageFolder(root)
     return folders, names or folders.classes
-
-
-def _indexed(folder: Path) -> Any:
-    """The shards of a folder, by the index that lies there."""
-    from resflow.sources import ShardSource
-    from resflow.sources.index_file import open_index_file
-
-    found = sorted(folder.glob("*.index.arrow"))
-    if len(found) > 1:
-        raise ConfigError(
-            f"{folder} holds {len(found)} indexes: {', '.join(path.name for path in found)}. Name the shards of one, "
-            "as they were indexed."
-        )
-    return ShardSource(open_index_file(found[0]) if found else f"{folder}/*.tar")
 
 
 def _names_beside(folder: Path) -> Sequence[str] | Mapping[int, str] | None:

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from resflow.cli.dataset import Address, Engine, EngineOption, check_engine
+from resflow.cli.dataset import Address, Engine, EngineOption, IndexFile, Shards, check_engine, plural
+from resflow.errors import ConfigError
 
 if TYPE_CHECKING:
     from resflow.errors import SampleError
@@ -18,7 +19,8 @@ if TYPE_CHECKING:
 
 
 def index(
-    pattern: Annotated[str, typer.Argument(help='Shards, e.g. "shards/train-{0000..0003}.tar"; quote it.')],
+    shards: Shards,
+    index_file: IndexFile = None,
     workers: Annotated[int | None, typer.Option(min=1, help="Processes that scan; chosen by size if left out.")] = None,
     max_member_bytes: Annotated[int, typer.Option(min=1, help="Bytes of the largest member that is taken.")] = 1 << 30,
     leave_out: Annotated[
@@ -30,25 +32,27 @@ def index(
 ) -> None:
     """Index the images in tar shards: scan their headers, write a file beside the shards."""
     from resflow.sources.index_file import write_index
-    from resflow.sources.paths import index_path
+    from resflow.sources.index_lookup import writable_index_path
 
     start = time.perf_counter()
-    path = index_path(pattern)
+    path = index_file or writable_index_path(shards)
+    if not path.parent.is_dir():
+        raise ConfigError(f"{path} cannot be written: there is no folder {path.parent}. Make it first.")
     check_engine(engine, address, workers=workers)
     missed: list[SampleError] = []
     options: dict[str, Any] = {"max_member_bytes": max_member_bytes, "left_out": missed.append if leave_out else None}
     on_ray = engine is Engine.ray
-    found = build_on_ray(pattern, address, **options) if on_ray else _build(pattern, workers, **options)
+    found = build_on_ray(shards, address, **options) if on_ray else _build(shards, workers, **options)
     write_index(found, path)
     seconds = time.perf_counter() - start
     print(_as_json(found, path, seconds, missed) if as_json else _as_text(found, path, seconds, missed))
 
 
-def build_on_ray(pattern: str, address: str | None, **options: Any) -> ShardIndex:
+def build_on_ray(shards: str | list[str], address: str | None, **options: Any) -> ShardIndex:
     """The index of shards that are scanned on Ray.
 
     Args:
-        pattern: of the shards.
+        shards: as they are named.
         address: of the cluster.
         options: further arguments of `build_index`.
     """
@@ -57,18 +61,18 @@ def build_on_ray(pattern: str, address: str | None, **options: Any) -> ShardInde
 
     with ray_cluster(address):
         return build_index(
-            pattern,
+            shards,
             workers=1,
             **options,
             scans=lambda scan, paths: ray_map(scan, [path.absolute() for path in paths]),
         )
 
 
-def _build(pattern: str, workers: int | None, **options: Any) -> ShardIndex:
+def _build(shards: list[str], workers: int | None, **options: Any) -> ShardIndex:
     from resflow.sources.index_file import build_index
 
     if not sys.stderr.isatty():
-        return build_index(pattern, workers=workers, **options)
+        return build_index(shards, workers=workers, **options)
 
     from rich.console import Console
     from rich.progress import (
@@ -90,7 +94,7 @@ def _build(pattern: str, workers: int | None, **options: Any) -> ShardIndex:
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("scan", total=None)
         return build_index(
-            pattern,
+            shards,
             workers=workers,
             **options,
             progress=lambda done, total: bar.update(task, completed=done, total=total),
@@ -113,8 +117,11 @@ def _as_json(found: ShardIndex, path: Path, seconds: float, missed: list[SampleE
 
 def _as_text(found: ShardIndex, path: Path, seconds: float, missed: list[SampleError]) -> str:
     ratio = found.index.aspect_ratio
-    listed = "".join(f"{error}\n" for error in missed) + (f"{len(missed):,} samples left out\n" if missed else "")
+    listed = "".join(f"{error}\n" for error in missed) + (
+        f"{plural(len(missed), 'sample')} left out\n" if missed else ""
+    )
+    shards = f"{plural(len(found.shards), 'shard')} ({sum(found.shard_sizes) / 1e6:,.1f} MB)"
     return (
-        f"{listed}{len(found):,} images in {len(found.shards):,} shards ({sum(found.shard_sizes) / 1e6:,.1f} MB), "
+        f"{listed}{plural(len(found), 'image')} in {shards}, "
         f"aspect ratio {ratio.min():.2f} to {ratio.max():.2f}, {seconds:.1f} s\n{path}"
     )

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from resflow.cli.dataset import IndexFile, Shards
 from resflow.cli.progress import progress
 from resflow.errors import ConfigError
 
@@ -25,8 +26,9 @@ Sides = Annotated[
 
 
 def tiers(
-    pattern: Annotated[str, typer.Argument(help='Indexed shards, e.g. "shards/train-{0000..0003}.tar"; quote it.')],
+    shards: Shards,
     sides: Sides,
+    index_file: IndexFile = None,
     quality: Annotated[int, typer.Option(min=1, max=100, help="Of the JPEGs.")] = 85,
     workers: Annotated[int | None, typer.Option(min=1, help="Processes; one a CPU if left out.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Make all anew.")] = False,
@@ -34,7 +36,7 @@ def tiers(
 ) -> None:
     """Store images again at smaller sizes, beside their shards; goes on where a run was killed."""
     start = time.perf_counter()
-    report = make(pattern, sides, quality=quality, workers=workers, overwrite=overwrite)
+    report = make(shards, sides, quality=quality, workers=workers, overwrite=overwrite, index_file=index_file)
     seconds = time.perf_counter() - start
     print(_as_json(report, seconds) if as_json else f"{as_text(report)}\n{seconds:.1f} s\n{report.path}")
 
@@ -56,13 +58,13 @@ def parsed(sides: str) -> list[int]:
         ) from error
 
 
-def make(pattern: str, sides: str, **options: Any) -> TierReport:
+def make(shards: str | list[str], sides: str, **options: Any) -> TierReport:
     """Make tiers, with a progress bar on a terminal once that takes its time; says which images could not be read."""
     from resflow.sources.tier_writer import make_tiers
 
     wanted = parsed(sides)
     with progress("making tiers") as show:
-        report = make_tiers(pattern, wanted, progress=show, **options)
+        report = make_tiers(shards, wanted, progress=show, **options)
     for shard, key, message in report.unreadable[:_SHOWN]:
         print(f"no tier of {shard}/{key}: {message}", file=sys.stderr)
     return report

@@ -12,12 +12,12 @@ if TYPE_CHECKING:
     from resflow.sources.coco import Coco
     from resflow.sources.collate import collate_targets, emptied
     from resflow.sources.dataset import DatasetSource
-    from resflow.sources.index_file import ShardIndex, build_index, open_index, write_index
+    from resflow.sources.index_file import ShardIndex, build_index, write_index
+    from resflow.sources.index_lookup import index_path, open_index
     from resflow.sources.lint import LintReport, Problem
     from resflow.sources.mask_folder import MaskFolder
     from resflow.sources.mixed import Mix
     from resflow.sources.panoptic import CocoPanoptic
-    from resflow.sources.paths import index_path
     from resflow.sources.recognised import RecognisedSource, dataset_source, recognise
     from resflow.sources.sharding import source_samples
     from resflow.sources.shards import ShardSource
@@ -90,9 +90,9 @@ _HOME = {
     "collate_targets": "collate",
     "dataset_source": "recognised",
     "emptied": "collate",
-    "index_path": "paths",
+    "index_path": "index_lookup",
     "labelled_files": "writer",
-    "open_index": "index_file",
+    "open_index": "index_lookup",
     "recognise": "recognised",
     "source_samples": "sharding",
     "write_index": "index_file",

@@ -8,7 +8,7 @@ import json
 import multiprocessing
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, nullcontext
@@ -22,7 +22,7 @@ import pyarrow as pa
 
 from resflow.errors import ConfigError, IndexFileError, SampleError, ShardError, WorkerError
 from resflow.plan.index import Index
-from resflow.sources.paths import Shards, index_path, pattern_text, shard_paths
+from resflow.sources.paths import Shards, quoted, shard_paths, shard_sizes, shell_words
 from resflow.sources.scan import ShardScan, scan_shard
 from resflow.sources.tar import MAX_MEMBER_BYTES, check_limit
 
@@ -59,6 +59,8 @@ class ShardIndex:
         shards: path of each shard.
         shard_sizes: bytes of each shard.
         path: the file this was opened from, if any.
+        digests: of each shard (`scan.digest_of`), by which it is known again under another name; none in old files.
+        parts: the indexes this was put together from, each with its first shard and the one after its last.
     """
 
     index: Index
@@ -68,14 +70,20 @@ class ShardIndex:
     shards: tuple[Path, ...]
     shard_sizes: tuple[int, ...]
     path: Path | None = None
+    digests: tuple[str, ...] = ()
+    parts: tuple[tuple[ShardIndex, int, int], ...] = ()
 
     def __len__(self) -> int:
         return len(self.index)
 
     @property
     def fingerprint(self) -> str:
-        """Hash of the columns, the keys, and the shards' names and sizes."""
+        """Hash of the columns, the keys, and the shards' sizes; their names and places do not matter."""
         return self.index.fingerprint
+
+    def rows(self, first: int, last: int) -> slice:
+        """The samples of the shards from number `first` to before number `last`."""
+        return slice(*np.searchsorted(self.index.shard, [first, last]).tolist())
 
     def name(self, sample_id: int) -> tuple[str, str]:
         """Shard and key of one sample; IndexFileError where the file's bytes are damaged."""
@@ -85,7 +93,7 @@ class ShardIndex:
         """Shard and key of each sample; IndexFileError where the file's bytes are damaged."""
         # Arrow trusts its offsets and ends the process where they are damaged, so they are checked here.
         _, offset_bytes, text = self.keys.buffers()
-        offsets, view = np.frombuffer(offset_bytes, np.int64), memoryview(text)
+        offsets, view = np.frombuffer(offset_bytes, np.int64)[self.keys.offset :], memoryview(text)
         columns = self.index.shard[sample_ids], offsets[sample_ids], offsets[sample_ids + 1]
         found = []
         for place, (shard, start, end) in enumerate(zip(*(column.tolist() for column in columns), strict=True)):
@@ -101,15 +109,14 @@ class ShardIndex:
         """The error that says that a sample's row cannot be true."""
         return IndexFileError(
             f"the index is damaged: the row of sample {sample_id} points outside its shard, or has no readable key. "
-            'Run: resflow index "PATTERN"',
+            f"Run: resflow index {shell_words(self.shards)}",
             shard=str(self.path or "index in memory"),
         )
 
     def __reduce__(self) -> tuple[Any, ...]:
         if self.path is not None:
-            return _reopen, (self.path, self.fingerprint)
-        fields = (self.index, self.keys, self.image_offset, self.image_length, self.shards, self.shard_sizes)
-        return ShardIndex, fields
+            return _reopen, (self.path, self.fingerprint, self.shards)
+        return ShardIndex, tuple(getattr(self, name) for name in self.__slots__)
 
 
 def build_index(
@@ -124,7 +131,7 @@ def build_index(
     """Scan the headers of all shards.
 
     Args:
-        shards: pattern, path, or a sequence of them.
+        shards: pattern, path, folder, or a sequence of them.
         workers: processes, at least 1; by default 1 for less than 4 GiB of shards, else at most 4.
         progress: called after each shard with bytes done and bytes in all.
         max_member_bytes: of the largest member that is taken; readers have the same limit.
@@ -146,16 +153,18 @@ def build_index(
     limit = check_limit(max_member_bytes)
     scan = functools.partial(scan_shard, max_member_bytes=limit, leave_out=left_out is not None)
     paths = shard_paths(shards)
-    sizes = [_size_on_disk(path) for path in paths]
+    sizes = shard_sizes(paths)
     if workers is None:
         workers = 1 if sum(sizes) < _SMALL else min(4, os.cpu_count() or 1)
     workers = min(workers, len(paths))
     columns: dict[str, list[Any]] = {name: [] for name in _SCHEMA.names}
+    digests: list[str] = []
     done = 0
     with _scans(scan, paths, workers) if scans is None else nullcontext(scans(scan, paths)) as results:
         for number, found in enumerate(results):
             if found.shard_size != sizes[number]:
                 raise ShardError("changed size while it was scanned. Index it again.", shard=str(paths[number]))
+            digests.append(found.digest)
             columns["shard"].append(np.full(len(found.keys), number, np.int32))
             for name in ("offset", "length", "size", "image_offset", "image_length"):
                 columns[name].append(getattr(found, name))
@@ -168,10 +177,26 @@ def build_index(
                 progress(done, sum(sizes))
     keys = pa.concat_arrays(columns.pop("key"))
     arrays = {name: np.concatenate(parts) for name, parts in columns.items()}
-    digest = _fingerprint(list(arrays.values()), keys, paths, sizes)
-    image_offset, image_length = arrays.pop("image_offset"), arrays.pop("image_length")
-    index = Index(**arrays, fingerprint=digest)
-    return ShardIndex(index, keys, image_offset, image_length, tuple(paths), tuple(sizes))
+    return from_columns(arrays, keys, paths, sizes, digests=tuple(digests))
+
+
+def from_columns(
+    arrays: dict[str, npt.NDArray[Any]], keys: Any, paths: Sequence[Path], sizes: Sequence[int], **others: Any
+) -> ShardIndex:
+    """An index in memory, with the fingerprint of its columns.
+
+    Args:
+        arrays: a column by each name but the keys', in the order of the file.
+        keys: Arrow large_string [N].
+        paths: of the shards.
+        sizes: bytes of the shards.
+        others: further fields.
+    """
+    digest = _fingerprint(list(arrays.values()), keys, sizes)
+    plain = dict(arrays)
+    image_offset, image_length = plain.pop("image_offset"), plain.pop("image_length")
+    index = Index(**plain, fingerprint=digest)
+    return ShardIndex(index, keys, image_offset, image_length, tuple(paths), tuple(sizes), **others)
 
 
 def write_index(index: ShardIndex, path: Path) -> ShardIndex:
@@ -193,6 +218,7 @@ def write_index(index: ShardIndex, path: Path) -> ShardIndex:
         "fingerprint": index.fingerprint,
         "shards": [Path(os.path.relpath(shard, folder)).as_posix() for shard in index.shards],
         "shard_sizes": list(index.shard_sizes),
+        "shard_digests": list(index.digests),
     }
     plain = index.index
     size = pa.FixedSizeListArray.from_arrays(pa.array(plain.size.reshape(-1)), 2)
@@ -242,43 +268,29 @@ def write_arrow(batch: Any, path: Path) -> None:
             Path(temporary).unlink(missing_ok=True)
 
 
-def open_index(shards: Shards) -> ShardIndex:
-    """Open the index that `resflow index` wrote for these shards, and check that it is theirs.
-
-    Args:
-        shards: the same pattern, path or sequence that was indexed.
-
-    Returns:
-        The index, mapped into memory.
-
-    Raises:
-        IndexFileError: the index is missing, stale, damaged or of another version.
-        ConfigError: no shards match.
-    """
-    command = f"resflow index {pattern_text(shards)}"
-    path = index_path(shards)
-    if not path.exists():
-        shard_paths(shards)
-        raise IndexFileError(f"there is no index of these shards. Run: {command}", shard=str(path))
-    index = open_index_file(path, command=command)
-    expected = [os.path.abspath(shard) for shard in shard_paths(shards)]  # noqa: PTH100
-    recorded = [os.path.abspath(shard) for shard in index.shards]  # noqa: PTH100
-    if expected != recorded:
-        raise IndexFileError(
-            f"the index is stale: it lists {len(recorded)} shards, the pattern names {len(expected)}, and the lists "
-            f"differ. Run: {command}",
-            shard=str(path),
-        )
-    return index
+def listed_shards(path: Path) -> tuple[list[str], list[int], list[str]]:
+    """The shards of an index file: absolute paths, bytes, and digests if it has them; IndexFileError where damaged."""
+    try:
+        meta = _meta(pa.ipc.open_file(pa.memory_map(str(path))))
+        names = _absolute(path, meta)
+        sizes, digests = [int(size) for size in meta["shard_sizes"]], list(map(str, meta.get("shard_digests", ())))
+    except (pa.ArrowException, OSError, ValueError, KeyError, TypeError, OverflowError) as error:
+        raise IndexFileError(f"the index is damaged ({error})", shard=str(path)) from error
+    if meta["version"] != VERSION or len(sizes) != len(names):
+        raise IndexFileError("the index is damaged, or of another version", shard=str(path))
+    return names, sizes, digests
 
 
-def open_index_file(path: Path, *, command: str = 'resflow index "PATTERN"', check: bool = True) -> ShardIndex:
+def open_index_file(
+    path: Path, *, command: str = "", check: bool = True, shards: tuple[Path, ...] | None = None
+) -> ShardIndex:
     """Map an index file into memory.
 
     Args:
         path: the file.
-        command: what to run to write it again, for error messages.
+        command: what to run to write it again, for error messages; default: index all shards of its folder.
         check: whether to look at each shard's size (one stat a shard).
+        shards: where the shards lie now, if they were renamed.
 
     Returns:
         The index.
@@ -287,9 +299,10 @@ def open_index_file(path: Path, *, command: str = 'resflow index "PATTERN"', che
         IndexFileError: the file is missing, stale, damaged or of another version.
     """
     where = str(path)
+    command = command or f"resflow index {quoted(path.parent)}"
     try:
         reader = pa.ipc.open_file(pa.memory_map(where))
-        meta = json.loads((reader.schema.metadata or {})[_META])
+        meta = _meta(reader)
         version = meta["version"]
         if version != VERSION:
             raise IndexFileError(f"the index is of version {version}; expected {VERSION}. Run: {command}", shard=where)
@@ -297,9 +310,9 @@ def open_index_file(path: Path, *, command: str = 'resflow index "PATTERN"', che
             raise IndexFileError(f"the index has other columns than expected. Run: {command}", shard=where)
         batch = reader.get_batch(0)
         batch.validate()
-        names = [str(name) for name in meta["shards"]]
-        if any(b"\0" in os.fsencode(name) for name in names):
-            raise ValueError("a shard's name has a NUL in it")
+        # Absolute, so that a process may change its folder; links stay as they are.
+        named = shards or tuple(map(Path, _absolute(path, meta)))
+        digests = tuple(map(str, meta.get("shard_digests", ())))
         sizes = tuple(int(size) for size in meta["shard_sizes"])
         column = dict(zip(_SCHEMA.names, batch.columns, strict=True))
         array = {
@@ -314,11 +327,21 @@ def open_index_file(path: Path, *, command: str = 'resflow index "PATTERN"', che
         raise IndexFileError(f"there is no index here. Run: {command}", shard=where) from error
     except (pa.ArrowException, OSError, ValueError, KeyError, TypeError, OverflowError) as error:
         raise IndexFileError(f"the index is damaged ({error}). Run: {command}", shard=where) from error
-    # Absolute, so that a process may change its folder; links stay as they are.
-    shards = tuple(Path(os.path.abspath(path.parent / name)) for name in names)  # noqa: PTH100
     if check:
-        _check_shards(shards, sizes, where, command)
-    return ShardIndex(index, column["key"], image_offset, image_length, shards, sizes, path.absolute())
+        _check_shards(named, sizes, where, command)
+    return ShardIndex(index, column["key"], image_offset, image_length, named, sizes, path.absolute(), digests)
+
+
+def _meta(reader: Any) -> dict[str, Any]:
+    return dict(json.loads((reader.schema.metadata or {})[_META]))
+
+
+def _absolute(path: Path, meta: dict[str, Any]) -> list[str]:
+    """The shards of an index file, which names them from its folder."""
+    names = [str(name) for name in meta["shards"]]
+    if any(b"\0" in os.fsencode(name) for name in names):
+        raise ValueError("a shard's name has a NUL in it")
+    return [os.path.abspath(path.parent / name) for name in names]  # noqa: PTH100
 
 
 def _check_shards(shards: tuple[Path, ...], sizes: tuple[int, ...], where: str, command: str) -> None:
@@ -340,31 +363,22 @@ def _check_shards(shards: tuple[Path, ...], sizes: tuple[int, ...], where: str, 
             )
 
 
-def _reopen(path: Path, fingerprint: str) -> ShardIndex:
-    index = open_index_file(path, check=False)
+def _reopen(path: Path, fingerprint: str, shards: tuple[Path, ...]) -> ShardIndex:
+    index = open_index_file(path, check=False, shards=shards)
     if index.fingerprint != fingerprint:
         raise IndexFileError("the index was written anew while in use. Start again.", shard=str(path))
     return index
 
 
-def _fingerprint(arrays: list[npt.NDArray[Any]], keys: Any, paths: list[Path], sizes: list[int]) -> str:
-    """sha256 over the columns, the keys, and the shards' basenames and sizes."""
-    digest = hashlib.sha256(json.dumps([VERSION, [[p.name, s] for p, s in zip(paths, sizes, strict=True)]]).encode())
+def _fingerprint(arrays: list[npt.NDArray[Any]], keys: Any, sizes: Sequence[int]) -> str:
+    """sha256 over the columns, the keys, and the shards' sizes."""
+    digest = hashlib.sha256(json.dumps([VERSION, list(sizes)]).encode())
     for array in arrays:
         digest.update(np.ascontiguousarray(array).data)
     _, offsets, text = keys.buffers()
     digest.update(np.frombuffer(offsets, np.int64)[: len(keys) + 1].data)
     digest.update(text or b"")
     return digest.hexdigest()
-
-
-def _size_on_disk(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except OSError as error:
-        raise ShardError(
-            f"the shard is missing or cannot be read: {error.strerror}. Check the pattern.", shard=str(path)
-        ) from error
 
 
 @contextmanager

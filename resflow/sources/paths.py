@@ -1,104 +1,160 @@
-"""Which shards a pattern names, and where their index lies."""
+"""Which shards are named: by a pattern, a list, commas or their folder; and how a message names them."""
 
 from __future__ import annotations
 
 import glob
-import hashlib
 import os
 import re
-from collections.abc import Sequence
+import shlex
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TypeAlias
 
 import braceexpand
 
-from resflow.errors import ConfigError
+from resflow.errors import ConfigError, ShardError
 
 Shards: TypeAlias = str | Path | Sequence[str | Path]
-"""A pattern ("shards/train-{0000..0146}.tar", "shards/*.tar"), a path, or a sequence of them."""
+"""A pattern ("shards/train-{0000..0146}.tar", "shards/*.tar"), a path, their folder, or a sequence of them."""
 
-_MAGIC = re.compile(r"[*?\[{]")
 _URL = re.compile(r"^([a-z][a-z0-9+.-]+://|pipe:)", re.IGNORECASE)
+_MAGIC = re.compile(r"[*?\[\]{},]")
+_EXAMPLE = "expected a pattern such as 'shards/train-{0000..0003}.tar', or their folder"
+_BESIDE = re.compile(r"(\.arrow|^classes\.txt|^categories\.json|^tier-\d+)$")  # what Resflow itself puts beside shards
 
 
 def shard_paths(shards: Shards) -> list[Path]:
-    """Expand braces, then globs, into the paths of the shards.
+    """Expand folders, commas, braces and globs into the paths of the shards.
 
     Args:
-        shards: a str is a pattern; a Path is taken as it is.
+        shards: a str is a path that exists, else a pattern; a Path is taken as it is. A folder stands for the tars in
+            it, in the order of their names.
 
     Returns:
-        Paths, in the order of the braces and of the sequence; those of one glob are sorted.
+        Paths, in the order of the braces and of the sequence; those of one glob or folder are sorted. Indexes, tiers
+        and lists of classes that lie beside shards are left out.
 
     Raises:
-        ConfigError: nothing matches, a shard is named twice, braces do not close, or a name is a URL or a folder.
+        ConfigError: nothing matches, a shard is named twice, braces do not close, a name is a URL, or a folder has no
+            tars.
     """
-    paths: list[Path] = []
-    for part in _parts(shards):
-        if isinstance(part, Path):
-            paths.append(part)
-            continue
-        if _URL.match(part):
-            raise ConfigError(f"shards must be local files; got {part!r}. Copy them to a local disk first.")
-        try:
-            names = list(braceexpand.braceexpand(part, escape=False))
-        except ValueError as error:
-            raise ConfigError(f"braces do not close in the shard pattern {part!r}: {error}. Close them.") from error
-        for name in names:
-            if not glob.has_magic(name) or Path(name).exists():
-                paths.append(Path(name))
-                continue
-            found = sorted(glob.glob(name, recursive=True))  # noqa: PTH207 (a pattern may be absolute)
-            if not found:
-                raise ConfigError(f"no file matches the shard pattern {name!r}. Check the folder and the pattern.")
-            paths.extend(map(Path, found))
+    named = [path for part in _parts(shards) for path in _expanded(part)]
+    kept = [path for path in named if not _BESIDE.search(path.name)] or named
+    paths = [path for part in kept for path in (_in_folder(part) if part.is_dir() else [part])]
     if not paths:
-        raise ConfigError("no shards were named; expected a pattern such as 'shards/train-{0000..0003}.tar'.")
-    first: dict[str, Path] = {}
+        raise ConfigError(f"no shards were named; {_EXAMPLE}.")
+    first: set[str] = set()
     for path in paths:
-        if path.is_dir():
-            raise ConfigError(f"shard {path} is a folder; expected tar files. Name them, e.g. '{path}/*.tar'.")
         absolute = os.path.abspath(path)  # noqa: PTH100 (links stay as they are)
         if absolute in first:
             raise ConfigError(f"shard {path} is named twice, so its samples would be. Name it once.")
-        first[absolute] = path
+        first.add(absolute)
     return paths
 
 
-def index_path(shards: Shards) -> Path:
-    """Where the index of these shards lies; a function of the pattern alone.
-
-    Args:
-        shards: what `shard_paths` takes.
-
-    Returns:
-        A path in the deepest folder that holds all shards by their names: the names' letters and digits, a hash of
-        the names within the folder, and `.index.arrow`.
+def shard_sizes(paths: Sequence[Path]) -> list[int]:
+    """Bytes of each shard.
 
     Raises:
-        ConfigError: no shards were named.
+        ShardError: shards are missing or cannot be looked at; the first of them is named, and how many there are.
+    """
+    sizes, missing = list[int](), list[Path]()
+    for path in paths:
+        try:
+            sizes.append(path.stat().st_size)
+        except (FileNotFoundError, NotADirectoryError):
+            missing.append(path)
+        except OSError as error:
+            raise ShardError(f"the shard cannot be read: {error.strerror}. Check the path.", shard=str(path)) from error
+    if missing:
+        others = "" if len(missing) == 1 else f", and {len(missing) - 1:,} more"
+        raise ShardError(
+            f"the shard is missing{others}: {len(missing):,} of {len(paths):,}. Put back what is missing, or name the "
+            "shards that are there.",
+            shard=str(missing[0]),
+        )
+    return sizes
+
+
+def shell_words(shards: Shards) -> str:
+    """The shards as a command line takes them: what a message proposes with it runs as printed.
+
+    Args:
+        shards: as they were named; more than three names are drawn together to a folder or to braces.
     """
     names = [str(part) for part in _parts(shards)]
-    if not names:
-        raise ConfigError("no shards were named; expected a pattern such as 'shards/train-{0000..0003}.tar'.")
-    if any(map(os.path.isabs, names)):
-        names = [os.path.abspath(name) for name in names]  # noqa: PTH100
-    fixed = [Path(_MAGIC.split(os.path.normpath(name))[0] + "_").parent for name in names]
-    folder = os.path.commonpath(fixed)
-    within = [os.path.relpath(name, folder) for name in names]
-    label = re.sub(r"[^A-Za-z0-9.]+", "-", re.sub(r"\.tar$", "", within[0])).strip("-.")[:80] or "shards"
-    digest = hashlib.sha256("\0".join(within).encode(errors="surrogateescape")).hexdigest()[:8]
-    return Path(folder) / f"{label}.{digest}.index.arrow"
+    if len(names) > 3:
+        names = _together(names)
+    return " ".join(quoted(f"./{name}" if name.startswith("-") else name) for name in names)
 
 
-def pattern_text(shards: Shards) -> str:
-    """The shards as one would write them on a command line, shortened if they are many."""
-    names = [f'"{part}"' for part in _parts(shards)]
-    return " ".join(names if len(names) <= 3 else [*names[:2], "..."])
+def quoted(text: object) -> str:
+    """A text as one word of a shell's line; in double quotes, unless these are not enough."""
+    return shlex.quote(str(text)) if re.search(r'[$`"\\!]', str(text)) else f'"{text}"'
+
+
+def split_outside_braces(text: str) -> list[str]:
+    """The parts of a text between commas, or WebDataset's "::", that stand outside braces."""
+    parts, depth = [""], 0
+    for token in re.split(r"([{},]|::)", text):
+        depth += (token == "{") - (token == "}")
+        if token in (",", "::") and depth == 0:
+            parts.append("")
+        else:
+            parts[-1] += token
+    return [part for part in parts if part] if len(parts) > 1 else [text]
 
 
 def _parts(shards: Shards) -> list[str | Path]:
     parts = [shards] if isinstance(shards, str | Path) else list(shards)
     if any(part == "" for part in parts):
-        raise ConfigError("a shard pattern is empty; expected one such as 'shards/train-{0000..0003}.tar'.")
+        raise ConfigError(f"a shard pattern is empty; {_EXAMPLE}.")
     return parts
+
+
+def _expanded(part: str | Path) -> Iterator[Path]:
+    if isinstance(part, Path) or os.path.exists(part):  # noqa: PTH110 (a name may be too long to be a path)
+        yield Path(part)
+        return
+    for pattern in split_outside_braces(part):
+        if _URL.match(pattern):
+            raise ConfigError(f"shards must be local files; got {pattern!r}. Copy them to a local disk first.")
+        try:
+            names = list(braceexpand.braceexpand(pattern, escape=False))
+        except ValueError as error:
+            raise ConfigError(f"braces do not close in the shard pattern {pattern!r}: {error}. Close them.") from error
+        for name in names:
+            if not glob.has_magic(name) or os.path.exists(name):  # noqa: PTH110
+                yield Path(name)
+                continue
+            found = sorted(glob.glob(name, recursive=True))  # noqa: PTH207 (a pattern may be absolute)
+            if not found:
+                raise ConfigError(f"no file matches the shard pattern {name!r}. Check the folder and the pattern.")
+            yield from map(Path, found)
+
+
+def _in_folder(folder: Path) -> list[Path]:
+    """The tars in a folder, by name."""
+    tars = sorted(folder.glob("[!.]*.tar"))
+    if not tars:
+        below = sorted({f"{path.parent.name}/" for path in folder.glob("[!.]*/[!.]*.tar")})
+        way_out = f"Name one of its folders that have some: {', '.join(below[:5])}" if below else "Check the path"
+        raise ConfigError(f"folder {folder} holds no shards; expected files named *.tar. {way_out}.")
+    return tars
+
+
+def _together(names: list[str]) -> list[str]:
+    """Many names as their folder, if they are all it holds, or as one pattern; as they are where that cannot be."""
+    paths = [Path(name) for name in names]
+    folder = paths[0].parent
+    if any(map(_MAGIC.search, names)) or any((path.parent, path.suffix) != (folder, ".tar") for path in paths):
+        return names
+    if sorted(folder.glob("[!.]*.tar")) == paths:
+        return [str(folder)]
+    parts = [re.fullmatch(r"(.*?)([0-9]*)", path.stem) for path in paths]
+    (start, first), (_, last) = (part.groups() if part else ("", "") for part in (parts[0], parts[-1]))
+    if first and [path.stem for path in paths] == [
+        f"{start}{number:0{len(first)}}" for number in range(int(first), int(first) + len(paths))
+    ]:
+        return [str(folder / f"{start}{{{first}..{last}}}.tar")]
+    return [str(folder / f"{{{','.join(path.stem for path in paths)}}}.tar")]

@@ -24,7 +24,8 @@ from resflow.sources.cache import ShardCache
 from resflow.sources.fetch import Fetcher
 from resflow.sources.filling import Filler
 from resflow.sources.index_file import open_index_file
-from resflow.sources.paths import Shards, index_path
+from resflow.sources.index_lookup import index_name, old_index_name
+from resflow.sources.paths import Shards
 from resflow.sources.pieces import Run
 from resflow.sources.pins import Pins
 from resflow.sources.shards import ShardSource
@@ -52,15 +53,18 @@ def find_index(shards: Shards, store: Store | None = None) -> RemoteShardSource 
         ShardError: the store cannot be reached.
         IndexFileError: the index is damaged, of another version, or lists other shards.
     """
-    content = _index_content(index_url(shards), store or Store())
-    return None if content is None else RemoteShardSource(shards, store=store, content=content)
+    found = _index_content(shards, store or Store())
+    return None if found is None else RemoteShardSource(shards, store=store, content=found)
 
 
-def index_url(shards: Shards) -> str:
-    """Where the index of shards at URLs lies: in their folder; a query such as a signature is kept.
+def index_urls(shards: Shards) -> tuple[str, str]:
+    """Where the index of shards at URLs may lie: in their folder; a query such as a signature is kept.
 
     Args:
         shards: a URL with braces, or a sequence of URLs.
+
+    Returns:
+        By the names of the shards, and as Resflow 0.1 named it, by their pattern.
 
     Raises:
         ConfigError: the shards lie in several folders, or their queries differ.
@@ -79,7 +83,9 @@ def index_url(shards: Shards) -> str:
             f"{len(queries)} that differ. Sign their folder rather than each file."
         )
     [folder], [query] = folders, queries
-    return f"{folder}/{index_path([path.rpartition('/')[2] for path, _ in parts]).name}{query}"
+    names = [split_query(name)[0].rpartition("/")[2] for name in stream_names(shards)]
+    older = old_index_name([path.rpartition("/")[2] for path, _ in parts])
+    return f"{folder}/{index_name(names)}{query}", f"{folder}/{older}{query}"
 
 
 class RemoteShardSource(ShardSource):
@@ -88,7 +94,7 @@ class RemoteShardSource(ShardSource):
     Args:
         shards: a URL with braces, or a sequence of URLs.
         store: how they are read, and whether they are kept.
-        content: the index file's bytes, if they are here already.
+        content: the index file's URL and bytes, if they are here already.
         max_member_bytes: most bytes that are read for one sample, all its members together; more is a `ShardError`.
 
     Raises:
@@ -102,23 +108,22 @@ class RemoteShardSource(ShardSource):
         shards: Shards,
         *,
         store: Store | None = None,
-        content: bytes | None = None,
+        content: tuple[str, bytes] | None = None,
         max_member_bytes: int = MAX_MEMBER_BYTES,
     ) -> None:
         self.store = store or Store()
-        url = index_url(shards)
-        if content is None:
-            content = _index_content(url, self.store)
+        content = content or _index_content(shards, self.store)
         if content is None:
             raise IndexFileError(
                 f"there is no index of these shards. Run: {_COMMAND}; or stream them without: "
                 "rf.sources.ShardStream(urls, store=...).",
-                shard=shown(url),
+                shard=shown(index_urls(shards)[0]),
             )
+        url, data = content
         folder = Path(tempfile.mkdtemp(prefix="resflow-index-"))
         weakref.finalize(self, _remove, folder, os.getpid())
         path = folder / split_query(url)[0].rpartition("/")[2]
-        _keep(path, content, url)
+        _keep(path, data, url)
         try:
             index = open_index_file(path, command=_COMMAND, check=False)
         except IndexFileError as error:
@@ -317,10 +322,14 @@ class _Kept:
         os.close(self._descriptor)
 
 
-def _index_content(url: str, store: Store) -> bytes | None:
+def _index_content(shards: Shards, store: Store) -> tuple[str, bytes] | None:
+    """URL and bytes of the index of shards at URLs; None where there is none."""
     fetcher = Fetcher(store)
     try:
-        return fetcher.read_whole(url)
+        for url in index_urls(shards):
+            if (content := fetcher.read_whole(url)) is not None:
+                return url, content
+        return None
     finally:
         fetcher.close()
 

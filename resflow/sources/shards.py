@@ -18,8 +18,9 @@ from resflow.plan.tiers import ORIGINAL
 from resflow.sources.addresses import is_remote
 from resflow.sources.base import Sample
 from resflow.sources.groups import IMAGE_EXTENSIONS, split_name
-from resflow.sources.index_file import ShardIndex, open_index
-from resflow.sources.paths import Shards, pattern_text
+from resflow.sources.index_file import ShardIndex
+from resflow.sources.index_lookup import open_index
+from resflow.sources.paths import Shards, shell_words
 from resflow.sources.pieces import AFTER, BEFORE, TIER, WHOLE, Pieces, Run, joined, parts_of_samples, whole_samples
 from resflow.sources.store import Store
 from resflow.sources.tar import MAX_MEMBER_BYTES, Member, Read, check_limit, read_members, too_large
@@ -38,7 +39,8 @@ class ShardSource:
     `RemoteShardSource`, which `store` is for.
 
     Args:
-        shards: a pattern, a path, a URL with braces, a sequence of them (their index is opened), or an index.
+        shards: a pattern, a path, a folder, a URL with braces, a sequence of them (their index is opened), or an index.
+        index: the shards' index file, where it does not lie beside them.
         store: how shards at URLs are read.
         max_member_bytes: most bytes that are read for one sample, all its members together; more is a `ShardError`.
 
@@ -57,13 +59,18 @@ class ShardSource:
         return super().__new__(cls)
 
     def __init__(
-        self, shards: Shards | ShardIndex, *, store: Store | None = None, max_member_bytes: int = MAX_MEMBER_BYTES
+        self,
+        shards: Shards | ShardIndex,
+        *,
+        index: str | Path | None = None,
+        store: Store | None = None,
+        max_member_bytes: int = MAX_MEMBER_BYTES,
     ) -> None:
         if store is not None:
             raise ConfigError("store is how shards at URLs are read; these are local files. Drop it, or name a URL.")
         self._max_member_bytes = check_limit(max_member_bytes)
-        self.shard_index = shards if isinstance(shards, ShardIndex) else open_index(shards)
-        self._command = f"resflow tiers {'PATTERN' if isinstance(shards, ShardIndex) else pattern_text(shards)}"
+        self.shard_index = shards if isinstance(shards, ShardIndex) else open_index(shards, index=index)
+        self._command = f"resflow tiers {shell_words(shards.shards if isinstance(shards, ShardIndex) else shards)}"
         self._tiers: Tiers | None = None
         self._looked = False
         self._reset()

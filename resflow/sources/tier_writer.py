@@ -25,11 +25,12 @@ import pyarrow.compute as pc
 
 from resflow.errors import ConfigError, SampleError, ShardError, WorkerError
 from resflow.sources.groups import split_name
-from resflow.sources.index_file import ShardIndex, open_index
+from resflow.sources.index_file import ShardIndex, write_index
+from resflow.sources.index_lookup import index_path, open_index
 from resflow.sources.paths import Shards
 from resflow.sources.tar import BLOCK, read_members
 from resflow.sources.tier_images import QUALITY, shrink
-from resflow.sources.tiers import ABSENT, Tiers, check_sides, tier_shard, write_tiers
+from resflow.sources.tiers import ABSENT, Tiers, check_sides, tier_shard, tiers_path, write_tiers
 
 _VERSION = 1  # of what a tier's shard holds; a new one makes tiers anew
 _TASK = 32  # images a process is given at once
@@ -86,6 +87,7 @@ def make_tiers(
     workers: int | None = None,
     overwrite: bool = False,
     progress: Progress | None = None,
+    index_file: Path | None = None,
 ) -> TierReport:
     """Store the images of indexed shards again at smaller sizes, in tars of their own beside the shards.
 
@@ -93,12 +95,13 @@ def make_tiers(
     one that was made before of the same shard, at the same quality, is kept, so that a run that was killed goes on.
 
     Args:
-        shards: pattern, path, or a sequence of them, as they were indexed.
+        shards: pattern, path, folder, or a sequence of them, which are indexed.
         sides: short side of each tier's images in pixels; images that are not larger have no entry in it.
         quality: of the JPEGs, 1 to 100.
         workers: processes, at least 1; by default one a CPU.
         overwrite: make all anew.
         progress: called as images are done.
+        index_file: the shards' index, where it does not lie beside them.
 
     Returns:
         What was done; the same files for any number of workers.
@@ -114,7 +117,9 @@ def make_tiers(
         raise ConfigError(f"quality must be a whole number from 1 to 100; got {quality!r}")
     if workers is not None and workers < 1:
         raise ConfigError(f"workers must be at least 1; got {workers}")
-    index = open_index(shards)
+    index = open_index(shards, index=index_file)
+    if index.path is None:  # put together from several, beside none of which these tiers can be told of
+        index = write_index(index, index_path(shards))
     parts = [_part(index, number, quality) for number in range(len(index.shards))]
     todo = [
         (part, [side for side in sides if overwrite or not _is_made(tier_shard(part.path, side), part, side)])
@@ -133,7 +138,7 @@ def make_tiers(
                         progress(done, total)
     tiers, sizes = _index_tiers(index, parts, sides)
     return TierReport(
-        path=tiers.path,
+        path=tiers_path(index.path or index_path(shards)),
         sides=sides,
         samples=len(index),
         original_bytes=int(index.image_length.sum()),

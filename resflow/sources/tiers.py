@@ -20,6 +20,7 @@ import pyarrow as pa
 
 from resflow.errors import ConfigError, IndexFileError
 from resflow.sources.index_file import ShardIndex, write_arrow
+from resflow.sources.paths import shell_words
 
 VERSION = 1
 MAX_SIDE = 4096
@@ -39,7 +40,7 @@ class Tiers:
         shards: paths of each tier's shards, one for each shard of the originals, in their order.
         shard_sizes: bytes of these.
         fingerprint: hash of all this.
-        path: the file this was opened from.
+        path: the file this was opened from; None where it was put together from several.
     """
 
     sides: tuple[int, ...]
@@ -48,13 +49,15 @@ class Tiers:
     shards: tuple[tuple[Path, ...], ...]
     shard_sizes: tuple[tuple[int, ...], ...]
     fingerprint: str
-    path: Path
+    path: Path | None
 
     def present(self, sample_ids: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
         """bool [K, B]: whether each tier has an entry for each of these samples."""
         return np.stack([offset[sample_ids] != ABSENT for offset in self.offset])
 
     def __reduce__(self) -> tuple[Any, ...]:
+        if self.path is None:
+            return Tiers, tuple(getattr(self, name) for name in self.__slots__)
         return _reopen, (self.path, self.fingerprint)
 
 
@@ -125,15 +128,19 @@ def write_tiers(
     columns = [pa.array(column) for pair in zip(offset, length, strict=True) for column in pair]
     batch = pa.record_batch(columns, names=names)
     write_arrow(batch.replace_schema_metadata({_META: json.dumps(meta).encode()}), path)
-    return _open(path, index, "resflow tiers", check=True)
+    return _open(path, index, _command(index), check=True)
 
 
-def open_tiers(index: ShardIndex, *, command: str = 'resflow tiers "PATTERN"', check: bool = True) -> Tiers | None:
+def _command(index: ShardIndex | None) -> str:
+    return f"resflow tiers {shell_words(index.shards) if index is not None else 'SHARDS'}"
+
+
+def open_tiers(index: ShardIndex, *, command: str = "", check: bool = True) -> Tiers | None:
     """Open the tiers of an index, if it has any, and check that they are its own.
 
     Args:
         index: of the originals.
-        command: what to run to make them again, without its `--tiers`, for error messages.
+        command: what to run to make them again, without its `--tiers`, for error messages; default: of the index.
         check: whether to look at each tier's shards (one stat a shard).
 
     Returns:
@@ -142,13 +149,33 @@ def open_tiers(index: ShardIndex, *, command: str = 'resflow tiers "PATTERN"', c
     Raises:
         IndexFileError: a tier is missing or stale, or the tiers' index is damaged or of another version.
     """
+    if index.parts:
+        return _put_together([(open_tiers(part, check=check), part, first, last) for part, first, last in index.parts])
     if index.path is None or not tiers_path(index.path).exists():
         return None
-    return _open(tiers_path(index.path), index, command, check=check)
+    return _open(tiers_path(index.path), index, command or _command(index), check=check)
+
+
+def _put_together(parts: Sequence[tuple[Tiers | None, ShardIndex, int, int]]) -> Tiers | None:
+    """The tiers that all parts of an index have."""
+    whole = [part for part, *_ in parts if part is not None]
+    sides = tuple(sorted(set.intersection(*(set(part.sides) for part in whole)))) if len(whole) == len(parts) else ()
+    if not sides:
+        return None
+    offset, length, shards, sizes = [], [], [], []
+    for side in sides:
+        chosen = [(part, part.sides.index(side), index.rows(a, b), slice(a, b)) for part, index, a, b in parts if part]
+        offset.append(np.concatenate([part.offset[tier][rows] for part, tier, rows, _ in chosen]))
+        length.append(np.concatenate([part.length[tier][rows] for part, tier, rows, _ in chosen]))
+        shards.append(tuple(shard for part, tier, _, run in chosen for shard in part.shards[tier][run]))
+        sizes.append(tuple(size for part, tier, _, run in chosen for size in part.shard_sizes[tier][run]))
+    known = [(part.fingerprint, first, last) for part, _, first, last in parts if part]
+    digest = hashlib.sha256(json.dumps([VERSION, sides, known]).encode()).hexdigest()
+    return Tiers(sides, tuple(offset), tuple(length), tuple(shards), tuple(sizes), digest, None)
 
 
 def _reopen(path: Path, fingerprint: str) -> Tiers:
-    tiers = _open(path, None, 'resflow tiers "PATTERN"', check=False)
+    tiers = _open(path, None, "", check=False)
     if tiers.fingerprint != fingerprint:
         raise IndexFileError("the tiers were made anew while in use. Start again.", shard=str(path))
     return tiers

@@ -44,7 +44,7 @@ def test_index_is_written_and_told(
     pattern = f"{shard.parent}/train-*.tar"
     assert run(monkeypatch, "index", pattern) == 0
     out, err = capsys.readouterr()
-    assert out.startswith("3 images in 1 shards")
+    assert out.startswith("3 images in 1 shard (")
     assert err == ""
     assert len(open_index(pattern)) == 3
     assert run(monkeypatch, "index", pattern, "--workers", "1", "--json") == 0

@@ -212,7 +212,6 @@ def test_chosen_batches_differ_as_much_as_they_can(samples: int, number: int) ->
         (["--data", "a", "b", "--format", "coco", "--classes", "x"], "--classes means nothing with --format coco"),
         (["--data", "empty"], "has no sub-folders; expected one a class"),
         (["--data", "shards"], "there is no index of these shards. Run: resflow index"),
-        (["--data", "twice"], "twice holds 2 indexes: a.index.arrow, b.index.arrow. Name the shards of one"),
         (["--data", "broken"], "categories.json must hold categories with id and name"),
     ],
 )
@@ -225,13 +224,10 @@ def test_errors_are_readable(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "empty").mkdir()
-    for name in ("shards", "broken", "twice"):
+    for name in ("shards", "broken"):
         make_shards(tmp_path / name, 1)
     for path in (tmp_path / "shards").glob("*.arrow"):
         path.unlink()
-    for path in (tmp_path / "twice").glob("*.arrow"):
-        path.rename(path.with_name("a.index.arrow"))
-    (tmp_path / "twice" / "b.index.arrow").touch()
     (tmp_path / "broken" / "categories.json").write_text('{"categories": [{"name": "a"}]}')
     assert run(monkeypatch, pipeline(tmp_path, SMALL), *arguments) == 1
     assert words in capsys.readouterr().err
