@@ -339,6 +339,7 @@ class Dicts(Dataset[Any]):
             "labels": torch.arange(len(boxes)) + 1,
             "masks": masks,
             "keypoints": torch.cat([points, torch.full((len(boxes), 4, 1), 2.0)], 2),
+            "keypoint_pairs": (),
         }
         return pixels, target
 

@@ -56,7 +56,7 @@ def joined(parts: Sequence[Instances]) -> Instances:
         if given and len(given) < len(values):
             raise TargetError(f"objects with and without {name} cannot be joined; give {name} to all images or to none")
         pieces[name] = torch.cat(given)[order] if given else None
-    pairs = next((part.keypoint_pairs for part in parts if part.keypoint_pairs), ())
+    pairs = next((part.keypoint_pairs for part in parts if part.keypoint_pairs is not None), None)
     counts = torch.stack([part.counts for part in parts]).sum(0)
     return replace(first, counts=counts, keypoint_pairs=pairs, **pieces)
 

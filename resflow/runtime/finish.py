@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +17,7 @@ from resflow.pipeline import Pipeline
 from resflow.runtime.blank import blanked
 from resflow.runtime.labels import PixelClasses
 from resflow.runtime.meter import Stopwatch
-from resflow.targets import Instances, hand_out
+from resflow.targets import Instances, KeypointPairs, hand_out
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +40,7 @@ class Finish:
     collate: Callable[[Batch], Any] | None = None
     spent: Stopwatch = dataclasses.field(init=False, repr=False, compare=False, default_factory=Stopwatch)
     _augment: Any = dataclasses.field(init=False, repr=False, compare=False, default=None)
+    _told: set[str] = dataclasses.field(init=False, repr=False, compare=False, default_factory=set)
 
     def __post_init__(self) -> None:
         if self.pipeline.augment:
@@ -73,9 +75,26 @@ class Finish:
             images = pipeline.normalize(images, pipeline.dtype)
         elif pipeline.augment:
             images = images.to(pipeline.dtype)
-        pairs = batch.targets.keypoint_pairs if isinstance(batch.targets, Instances) else ()
+        pairs = self._keypoint_pairs(batch)
         batch = dataclasses.replace(batch, images=images, targets=self._handed_out(batch), keypoint_pairs=pairs)
         return batch if self.collate is None else self.collate(batch)
+
+    def _keypoint_pairs(self, batch: Batch) -> KeypointPairs:
+        """Which keypoints swapped places in mirrored images; says once where that is not known."""
+        found = batch.targets
+        if not isinstance(found, Instances) or found.keypoints is None:
+            return ()
+        if found.keypoint_pairs is None and found.keypoints.shape[1] > 1 and "pairs" not in self._told:
+            mirrored = torch.linalg.det(batch.transform[:, :2, :2].float()) < 0
+            if bool((mirrored & (found.counts > 0)).any()):
+                self._told.add("pairs")
+                warnings.warn(
+                    "images with keypoints are mirrored, and nothing says which of their keypoints are left and right, "
+                    "so none swap places: a left eye stays named left. Pass keypoint_pairs=[(1, 2), ...] (or YOLO's "
+                    "flip_idx) to the source or to rf.Targets(keypoints=True, keypoint_pairs=...); () if none swap.",
+                    stacklevel=2,
+                )
+        return found.keypoint_pairs or ()
 
     def _augmented(self, batch: Batch) -> Batch:
         pipeline, targets = self.pipeline, batch.targets

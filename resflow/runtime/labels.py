@@ -22,6 +22,7 @@ from resflow.sources.groups import IMAGE_EXTENSIONS
 from resflow.targets import (
     Annotation,
     Instances,
+    KeypointPairs,
     LabelMap,
     Targets,
     annotation_from,
@@ -49,13 +50,16 @@ Spec = str | Targets | None
 """`Pipeline.targets`: the extension of a member that holds a class, how spatial targets are made, or no targets."""
 
 
-def sample_target(members: Mapping[str, Any], target: object, spec: Spec) -> object:
+def sample_target(
+    members: Mapping[str, Any], target: object, spec: Spec, keypoint_pairs: KeypointPairs | None = None
+) -> object:
     """The target of one sample.
 
     Args:
         members: of the sample, by extension: bytes, or what a pipeline has decoded them to; empty for a dataset.
         target: what the source brings; NO_TARGET where it brings none.
         spec: the pipeline's targets.
+        keypoint_pairs: of a target that does not say itself which keypoints swap places in a mirror.
 
     Returns:
         An `Annotation`, a `LabelMap`, a class number, whatever else the source brings, or NO_TARGET.
@@ -83,7 +87,7 @@ def sample_target(members: Mapping[str, Any], target: object, spec: Spec) -> obj
     if isinstance(spec, str):
         _warn_of_places(target)
         return target
-    return _spatial(target)
+    return _spatial(target, keypoint_pairs)
 
 
 def batch_targets(values: Sequence[object], samples: Sequence[Sample], geometry: Geometry, spec: Spec) -> Any:
@@ -172,13 +176,13 @@ def _warn_of_places(target: object) -> None:
         )
 
 
-def _spatial(target: object) -> object:
+def _spatial(target: object, pairs: KeypointPairs | None) -> object:
     """What a dataset brings as objects or as a class for each pixel."""
     if isinstance(target, Image.Image):
         return LabelMap.from_array(np.asarray(target))
     if isinstance(target, np.ndarray | torch.Tensor) and target.ndim in (2, 3):
         return LabelMap.from_array(np.asarray(target))
-    return annotation_from(target)
+    return annotation_from(target, keypoint_pairs=pairs)
 
 
 def _names(members: Mapping[str, Any]) -> str:

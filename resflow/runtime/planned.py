@@ -304,7 +304,7 @@ class PlannedDataset(Dataset[Batch]):
             target: object = NO_TARGET
             try:
                 if position not in faults:
-                    target = sample_target(sample.members, sample.target, self.pipeline.targets)
+                    target = sample_target(sample.members, sample.target, self.pipeline.targets, sample.keypoint_pairs)
             except TargetError as error:
                 if not self._skips:
                     raise TargetError(error.message, position=position, key=sample.key, shard=sample.shard) from None

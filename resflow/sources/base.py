@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from resflow.plan.index import Index
+from resflow.targets.mirror import KeypointPairs
 
 if TYPE_CHECKING:
     from resflow.sources.tiers import Tiers
@@ -40,6 +41,8 @@ class Sample:
         members: all members of a shard's sample by lower-case extension, the image included (that of a tier under the
             original's extension); none where they were not asked for.
         target: what the source gives as the target, NO_TARGET where it gives none.
+        keypoint_pairs: which keypoints of a target swap places in a mirror, where the target itself does not say;
+            None where it is not known.
     """
 
     key: str
@@ -47,6 +50,7 @@ class Sample:
     image: memoryview | Pixels
     members: Mapping[str, memoryview]
     target: object = NO_TARGET
+    keypoint_pairs: KeypointPairs | None = None
 
 
 @runtime_checkable

@@ -11,9 +11,10 @@ import numpy as np
 from resflow.errors import ConfigError
 from resflow.sources.annotated import AnnotatedSource
 from resflow.sources.coco_json import CocoFile, coco_images, is_panoptic, read_coco
-from resflow.sources.keep import open_objects
+from resflow.sources.keep import checked_pairs, open_objects
 from resflow.sources.lint import Problem, check_on_error
 from resflow.sources.objects import Found
+from resflow.targets.mirror import KeypointPairs
 
 
 class Coco(AnnotatedSource):
@@ -28,6 +29,9 @@ class Coco(AnnotatedSource):
         images: folder that the file names in the annotations are relative to.
         annotations: a file (instances or person_keypoints); or several of the same images, whose records are joined
             by their ids: so instances and person_keypoints give all objects, those of persons with keypoints.
+        keypoint_pairs: which keypoints swap places in a mirrored image: pairs of places, or a permutation of all
+            (YOLO's `flip_idx`); () if none do. None takes those whose names differ by the side alone (left_eye and
+            right_eye, L_Eye, eye.L, LHip, "Right Ear", ...).
         upright: whether coordinates are those of the image after EXIF orientation, as OpenCV opens it; COCO's own are
             those of the stored pixels, as PIL opens them.
         on_error: "raise" refuses a dataset with problems and names them; "drop" leaves out the objects (and the
@@ -37,7 +41,7 @@ class Coco(AnnotatedSource):
         categories: names by category id.
         problems: the `LintReport`.
         keypoint_names: names of an object's keypoints, () where there are none.
-        keypoint_pairs: places of left_ and right_ of a name, which a mirror swaps.
+        keypoint_pairs: places of keypoints that a mirror swaps; None where it is not known.
         skeleton: pairs of places of keypoints that are joined, counted from 0.
 
     Raises:
@@ -50,6 +54,7 @@ class Coco(AnnotatedSource):
         images: str | Path,
         annotations: str | Path | Sequence[str | Path],
         *,
+        keypoint_pairs: KeypointPairs | Sequence[int] | None = None,
         upright: bool = False,
         on_error: str = "raise",
     ) -> None:
@@ -58,7 +63,7 @@ class Coco(AnnotatedSource):
         if is_panoptic(coco):
             raise ConfigError(f"{coco.where} is a panoptic file. Open it as CocoPanoptic(images, annotations, masks).")
         self.keypoint_names, self.skeleton = _keypoints(coco)
-        self.keypoint_pairs = mirrored_pairs(self.keypoint_names)
+        self.keypoint_pairs = checked_pairs(keypoint_pairs, self.keypoint_names)
         files, sizes, numbers, problems = coco_images(coco, images, upright)
         places = {number: place for place, number in enumerate(coco.images)}
         found = []
@@ -89,20 +94,6 @@ class Coco(AnnotatedSource):
             problems=kept.report,
             described=kept.objects.described(),
         )
-
-
-def mirrored_pairs(names: Sequence[str]) -> tuple[tuple[int, int], ...]:
-    """Places of keypoints that a mirror swaps: left_ and right_ of the same name.
-
-    Args:
-        names: of K keypoints, such as "left_eye".
-
-    Returns:
-        Pairs (left, right) of places in [0, K).
-    """
-    places = {name: place for place, name in enumerate(names)}
-    rights = ((place, name.replace("left", "right", 1)) for name, place in places.items() if name.startswith("left"))
-    return tuple((left, places[right]) for left, right in rights if right in places)
 
 
 def _keypoints(coco: CocoFile) -> tuple[tuple[str, ...], tuple[tuple[int, int], ...]]:

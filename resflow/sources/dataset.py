@@ -15,6 +15,7 @@ from resflow.plan.index import Index
 from resflow.sources.base import Sample
 from resflow.sources.items import as_image, image_size, split_item
 from resflow.sources.sizes import Measure, Sizes, Skips, asked_sizes, find_sizes
+from resflow.sources.vision import dataset_pairs
 
 
 class DatasetSource:
@@ -41,7 +42,7 @@ class DatasetSource:
 
     def __init__(self, dataset: Any, *, sizes: Sizes | None = None, skips: Skips | None = None) -> None:
         self.dataset = dataset
-        self._name = type(dataset).__name__
+        self._name, self._pairs = type(dataset).__name__, dataset_pairs(dataset)
         count = dataset_length(dataset)
         identity = hash_of(described(dataset))
         asked = _asked_sizes(dataset)
@@ -86,7 +87,7 @@ class DatasetSource:
         for number, item in zip(numbers, self._items(numbers), strict=True):
             where = f"{self._name}[{number}]"
             image, target = split_item(item, where)
-            samples.append(Sample(str(number), self._name, as_image(image, where), {}, target))
+            samples.append(Sample(str(number), self._name, as_image(image, where), {}, target, self._pairs))
         return samples
 
     def read_ahead(self, sample_ids: npt.NDArray[np.int64]) -> None:

@@ -8,11 +8,12 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from resflow.errors import ConfigError
 from resflow.sources.annotated import Files
 from resflow.sources.lint import LintReport, Problem, settle
 from resflow.sources.object_checks import checked_objects
 from resflow.sources.objects import Found, Objects, kept_objects
-from resflow.targets.types import KeypointPairs
+from resflow.targets.mirror import KeypointPairs, as_pairs, mirrored_pairs
 
 
 class Kept(NamedTuple):
@@ -34,7 +35,7 @@ def open_objects(
     problems: Sequence[Problem],
     categories: Collection[int] | None,
     keypoints: int,
-    pairs: KeypointPairs = (),
+    pairs: KeypointPairs | None = None,
     where: Callable[[Found], str],
     on_error: str,
 ) -> Kept:
@@ -76,3 +77,27 @@ def kept_files(files: Files, sizes: npt.NDArray[np.int32]) -> tuple[Files, npt.N
     images: npt.NDArray[np.bool_] = np.logical_and.reduce(sizes > 0, axis=1)
     names = [name for name, keep in zip(files.names, images.tolist(), strict=True) if keep]
     return files._replace(names=names), images
+
+
+def checked_pairs(
+    given: KeypointPairs | Sequence[int] | None, names: Sequence[str], count: int | None = None
+) -> KeypointPairs | None:
+    """The pairs of keypoints that a mirror swaps: those given, else those whose names say so.
+
+    Args:
+        given: an argument `keypoint_pairs`.
+        names: of the keypoints, as far as they are known.
+        count: how many keypoints there are; None for as many as names.
+
+    Returns:
+        The pairs, () where none swap, None where neither says.
+
+    Raises:
+        ConfigError: `given` are no pairs.
+    """
+    if given is None:
+        return mirrored_pairs(names) or None
+    try:
+        return as_pairs(given, (count or len(names)) or None)
+    except ValueError as error:
+        raise ConfigError(f"keypoint_pairs: {error}") from error

@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from resflow.targets.types import Annotation, KeypointPairs
+from resflow.targets.mirror import KeypointPairs
+from resflow.targets.types import Annotation
 
 
 class Found(NamedTuple):
@@ -50,7 +51,7 @@ class Objects:
         line: int64 [M], number of each object's line or record: COCO's annotation or segment id.
         image_id: int64 [N].
         keypoints: float64 [M, K, 3], or None.
-        keypoint_pairs: which of the K swap places in a mirror.
+        keypoint_pairs: which of the K swap places in a mirror, None where it is not known.
         masks: JSON of each image's list of masks, one after the other, or None: lists of lists of numbers would be many
             times as large, and be copied into each worker that looks at them.
         mask_start: int64 [N + 1], where in `masks` each image's begin.
@@ -64,7 +65,7 @@ class Objects:
     line: npt.NDArray[np.int64]
     image_id: npt.NDArray[np.int64]
     keypoints: npt.NDArray[np.float64] | None
-    keypoint_pairs: KeypointPairs
+    keypoint_pairs: KeypointPairs | None
     masks: bytes | None
     mask_start: npt.NDArray[np.int64]
 
@@ -97,7 +98,7 @@ def kept_objects(
     image_ids: npt.NDArray[np.int64],
     sizes: npt.NDArray[np.int32],
     keypoints: int,
-    pairs: KeypointPairs,
+    pairs: KeypointPairs | None,
 ) -> Objects:
     """Sound objects as arrays; boxes are clipped to their images.
 

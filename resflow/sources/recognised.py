@@ -17,7 +17,7 @@ from resflow.sources.files import common_folder, read_files_ahead
 from resflow.sources.items import as_image
 from resflow.sources.sizes import Measure, Sizes, Skips, asked_sizes, find_sizes
 from resflow.sources.stored import stored_image, stored_size
-from resflow.sources.vision import KINDS, Kind
+from resflow.sources.vision import KINDS, Kind, dataset_pairs
 
 _LOG = logging.getLogger("resflow")
 _THREADS = 8  # that read headers; they wait for the disk more than they work
@@ -96,6 +96,7 @@ class RecognisedSource:
         self.dataset = dataset
         self._leaves = leaves
         self._name = type(dataset).__name__
+        self._pairs = [dataset_pairs(leaf) for _, leaf in leaves.datasets]
         count = dataset_length(dataset)
         images = [self._image(number) for number in range(count)]
         paths = [image for image in images if isinstance(image, str)]
@@ -175,7 +176,7 @@ class RecognisedSource:
         except Exception as error:
             error.add_note(f"Raised by the target of {self._name}[{sample_id}].")
             raise
-        return Sample(key, shard, found, {}, target)
+        return Sample(key, shard, found, {}, target, self._pairs[int(self._leaves.dataset[sample_id])])
 
 
 def _leaves(dataset: Any) -> _Leaves | None:

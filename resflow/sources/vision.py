@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
+from torch.utils.data import Subset
 
 from resflow.sources.base import Pixels
+from resflow.targets.mirror import KeypointPairs, mirrored_pairs
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +121,24 @@ def _pet_target(dataset: Any, number: int) -> object:
     ]
     target = None if not parts else parts[0] if len(parts) == 1 else tuple(parts)
     return _joint_target(dataset, target)
+
+
+def dataset_pairs(dataset: Any) -> KeypointPairs | None:
+    """Which keypoints of a CocoDetection (or of a subset of one) swap places in a mirror, by the names in its file.
+
+    Args:
+        dataset: any.
+
+    Returns:
+        The pairs; None where they are not known, as behind a transform of the targets.
+    """
+    if isinstance(dataset, Subset):
+        return dataset_pairs(dataset.dataset)
+    categories = getattr(getattr(dataset, "coco", None), "cats", None)
+    if not isinstance(categories, Mapping) or getattr(dataset, "target_transform", None) is not None:
+        return None
+    names = {tuple(map(str, record["keypoints"])) for record in categories.values() if record.get("keypoints")}
+    return mirrored_pairs(names.pop()) or None if len(names) == 1 else None
 
 
 _VISION = "torchvision.datasets"

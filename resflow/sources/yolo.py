@@ -11,10 +11,10 @@ import numpy as np
 from resflow.errors import ConfigError
 from resflow.sources.annotated import AnnotatedSource, Files, measured_sizes, numbered_classes
 from resflow.sources.folders import existing_folder, image_files
-from resflow.sources.keep import open_objects
+from resflow.sources.keep import checked_pairs, open_objects
 from resflow.sources.lint import Problem, check_on_error
 from resflow.sources.objects import Found
-from resflow.targets.types import KeypointPairs
+from resflow.targets.mirror import KeypointPairs
 
 _MOST = 100_000  # the largest class number that is taken for one
 _FORMS = "expected 'class cx cy w h' or 'class x1 y1 x2 y2 x3 y3 ...', shares of the image's width and height"
@@ -34,7 +34,8 @@ class Yolo(AnnotatedSource):
         first_label: what the file's class 0 becomes; 0 is the background in torchvision's detectors.
         keypoints: (K, 2) or (K, 3): after its box each line has x and y, or x, y and visibility, of K keypoints, as
             `kpt_shape` says in ultralytics' YAML. Without visibility a keypoint is visible unless it is at (0, 0).
-        keypoint_pairs: places of keypoints that a mirror swaps.
+        keypoint_pairs: which keypoints swap places in a mirrored image: pairs of places, or a permutation of all, such
+            as `flip_idx` in ultralytics' YAML; () if none do, None where it is not known.
         upright: whether coordinates are those of the image after EXIF orientation, as OpenCV and ultralytics open it;
             else of the stored pixels, as PIL has them.
         on_error: "raise" refuses a dataset with problems and names them; "drop" leaves out the objects (and the
@@ -57,13 +58,14 @@ class Yolo(AnnotatedSource):
         *,
         first_label: int = 1,
         keypoints: tuple[int, int] | None = None,
-        keypoint_pairs: KeypointPairs = (),
+        keypoint_pairs: KeypointPairs | Sequence[int] | None = None,
         upright: bool = True,
         on_error: str = "raise",
     ) -> None:
         check_on_error(on_error)
         if keypoints is not None and (len(keypoints) != 2 or keypoints[0] < 1 or keypoints[1] not in (2, 3)):
             raise ConfigError(f"keypoints must be (K, 2) or (K, 3), the numbers of a line's keypoints; got {keypoints}")
+        pairs = None if keypoint_pairs is None else checked_pairs(keypoint_pairs, (), keypoints and keypoints[0])
         root, texts = existing_folder(images), existing_folder(labels)
         paths = [path.relative_to(root) for path in image_files(root)]
         files = Files(os.fspath(root), [str(path) for path in paths], upright)
@@ -110,7 +112,7 @@ class Yolo(AnnotatedSource):
             problems=problems,
             categories=categories,
             keypoints=keypoints[0] if keypoints else 0,
-            pairs=tuple(keypoint_pairs),
+            pairs=pairs,
             where=lambda item: f"{pages[item.image]}:{item.line}",
             on_error=on_error,
         )

@@ -12,8 +12,8 @@ from torch.nn import functional
 from resflow.errors import TargetError
 from resflow.geometry import Geometry
 from resflow.targets.draw import Lookup
+from resflow.targets.mirror import KeypointPairs
 from resflow.targets.move import hulls, move_points, swapped
-from resflow.targets.types import KeypointPairs
 
 Ragged: TypeAlias = Sequence[torch.Tensor] | torch.Tensor
 """One tensor for each image, or one over all whose first axis is the image."""

@@ -16,8 +16,9 @@ from resflow.geometry import Geometry, Matrices
 from resflow.geometry.affine import is_axis_aligned
 from resflow.targets.draw import draw_masks, warp_masks
 from resflow.targets.label_maps import move_label_maps, place_label_maps
+from resflow.targets.mirror import KeypointPairs, as_pairs
 from resflow.targets.options import Targets
-from resflow.targets.types import Annotation, Instances, KeypointPairs
+from resflow.targets.types import Annotation, Instances
 
 __all__ = ["hulls", "move_instances", "move_label_maps", "move_points", "place_annotations", "place_label_maps"]
 
@@ -98,13 +99,17 @@ def move_points(points: torch.Tensor, matrix: torch.Tensor) -> torch.Tensor:
     return points @ matrix[..., :2, :2].mT + matrix[..., None, :2, 2]
 
 
-def swapped(points: torch.Tensor, pairs: KeypointPairs, mirrored: torch.Tensor) -> torch.Tensor:
+def swapped(points: torch.Tensor, pairs: KeypointPairs | None, mirrored: torch.Tensor) -> torch.Tensor:
     """Keypoints [M, K, ...] with those of each pair exchanged where `mirrored`, bool [M]."""
-    if not pairs:
+    if pairs is None:
         return points
     order = list(range(points.shape[1]))
+    try:
+        pairs = as_pairs(pairs, len(order))
+    except ValueError as error:
+        raise TargetError(f"keypoint_pairs: {error}") from error
     for one, other in pairs:
-        order[one], order[other] = order[other], order[one]
+        order[one], order[other] = other, one
     shape = (-1,) + (1,) * (points.ndim - 1)
     return torch.where(mirrored.reshape(shape), points[:, order], points)
 
@@ -198,7 +203,7 @@ def _joined(annotations: Sequence[Annotation], options: Targets) -> Instances:
     """The objects of all images in one set of tensors, still each in the pixels of its own image, in float64."""
     empty = Annotation.empty()
     full = [*annotations, empty]  # one at least, for NumPy
-    keypoints, pairs = _joined_keypoints(annotations) if options.keypoints else (None, ())
+    keypoints, pairs = _joined_keypoints(annotations, options) if options.keypoints else (None, None)
     area = torch.from_numpy(np.concatenate([one.area for one in full]))
     return Instances(
         counts=torch.tensor([len(one) for one in annotations], dtype=torch.int64),
@@ -213,10 +218,10 @@ def _joined(annotations: Sequence[Annotation], options: Targets) -> Instances:
     )
 
 
-def _joined_keypoints(annotations: Sequence[Annotation]) -> tuple[torch.Tensor, KeypointPairs]:
+def _joined_keypoints(annotations: Sequence[Annotation], options: Targets) -> tuple[torch.Tensor, KeypointPairs | None]:
     """float64 [M, K, 3] and the pairs: the same K and pairs in all images with objects."""
     joined: list[np.ndarray[tuple[int, ...], np.dtype[np.float64]]] = []
-    pairs: KeypointPairs = ()
+    pairs: KeypointPairs | None = None
     for position, one in enumerate(annotations):
         if not len(one):
             continue
@@ -237,5 +242,6 @@ def _joined_keypoints(annotations: Sequence[Annotation]) -> tuple[torch.Tensor, 
         pairs = one.keypoint_pairs
     if not joined:
         points = max((one.keypoints.shape[1] for one in annotations if one.keypoints is not None), default=0)
-        return torch.zeros((0, points, 3), dtype=torch.float64), ()
+        return torch.zeros((0, points, 3), dtype=torch.float64), None
+    pairs = pairs if options.keypoint_pairs is None else as_pairs(options.keypoint_pairs)
     return torch.from_numpy(np.concatenate(joined)), pairs

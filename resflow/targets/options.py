@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import inf
 
 from resflow.errors import ConfigError
+from resflow.targets.mirror import KeypointPairs, as_pairs
 
 FORMATS = ("list", "tv_tensors", "padded")
 
@@ -26,6 +28,8 @@ class Targets:
         keypoints: whether objects come with keypoints, float32 [N, K, 3].
         min_visible: least visible share of an object's box, in [0, 1].
         min_side: least width and height of an object's clipped box, in pixels of the batch, at least 0.
+        keypoint_pairs: which keypoints swap places in a mirrored image: pairs of places ((1, 2), (3, 4)), or a
+            permutation of all ([0, 2, 1, 4, 3], as YOLO's `flip_idx`); () if none do. None takes what the source knows.
         ignore_index: class of pixels that show no image, in label maps; in [-32768, 65535].
 
     Raises:
@@ -36,6 +40,7 @@ class Targets:
     format: str = "list"
     masks: bool = False
     keypoints: bool = False
+    keypoint_pairs: KeypointPairs | Sequence[int] | None = None
     min_visible: float = 0.0
     min_side: float = 1.0
     ignore_index: int = 255
@@ -61,6 +66,11 @@ class Targets:
         for name, sound, expected in checks:
             if not sound:
                 raise ConfigError(f"Targets.{name} must be {expected}; got {getattr(self, name)!r}")
+        if self.keypoint_pairs is not None:
+            try:
+                object.__setattr__(self, "keypoint_pairs", as_pairs(self.keypoint_pairs))
+            except ValueError as error:
+                raise ConfigError(f"Targets.keypoint_pairs: {error}") from error
 
 
 def _number(value: object) -> bool:

@@ -11,7 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from resflow.errors import TargetError
-from resflow.targets.types import Annotation, KeypointPairs, Segmentation
+from resflow.targets.mirror import KeypointPairs
+from resflow.targets.types import Annotation, Segmentation
 
 _WAY_OUT = (
     "Give COCO annotations, or a dict of boxes and labels; a dataset's target_transform can turn others into these."
@@ -24,7 +25,7 @@ def annotation_from(
     *,
     image_id: int | None = None,
     classes: Mapping[str, int] | None = None,
-    keypoint_pairs: KeypointPairs = (),
+    keypoint_pairs: KeypointPairs | None = None,
 ) -> Annotation:
     """Read the objects of one image.
 
@@ -36,7 +37,8 @@ def annotation_from(
         image_id: of the image, where the value has none; else -1.
         classes: class numbers by name, for VOCDetection. Its objects that are "difficult" become crowds, as
             evaluation passes over both.
-        keypoint_pairs: which keypoints swap places when an image is mirrored, where the value does not say.
+        keypoint_pairs: which keypoints swap places when an image is mirrored, where the value has neither
+            `keypoint_pairs` nor `flip_idx`; None where it is not known.
 
     Raises:
         TargetError: another kind of value, a missing field, a wrong length or a number that is not finite.
@@ -44,12 +46,12 @@ def annotation_from(
     if isinstance(value, Annotation):
         return value
     if isinstance(value, Mapping):
+        pairs = value.get("keypoint_pairs", value.get("flip_idx", keypoint_pairs))
         if "annotations" in value:
             given = _whole(value["image_id"], "image_id") if "image_id" in value else image_id
-            pairs = _pairs(value["keypoint_pairs"]) if "keypoint_pairs" in value else keypoint_pairs
             return _from_coco(value["annotations"], given, pairs)
         if "boxes" in value:
-            return _from_tensors(value, image_id, keypoint_pairs)
+            return _from_tensors(value, image_id, pairs)
         if "annotation" in value:
             return _from_voc(value["annotation"], image_id, classes)
         raise TargetError(f"no objects in a dict of {', '.join(map(repr, value)) or 'nothing'}. {_WAY_OUT}")
@@ -101,12 +103,12 @@ def annotation_json(annotation: Annotation) -> dict[str, Any]:
             record["num_keypoints"] = int((points[:, 2] > 0).sum())
         records.append(record)
     value: dict[str, Any] = {"image_id": annotation.image_id, "annotations": records}
-    if annotation.keypoint_pairs:
+    if annotation.keypoint_pairs is not None:
         value["keypoint_pairs"] = [list(pair) for pair in annotation.keypoint_pairs]
     return value
 
 
-def _from_coco(records: Any, image_id: int | None, pairs: KeypointPairs) -> Annotation:
+def _from_coco(records: Any, image_id: int | None, pairs: Any) -> Annotation:
     if not isinstance(records, Sequence) or not all(isinstance(record, Mapping) for record in records):
         raise TargetError(f"COCO annotations must be a list of dicts; got {_shown(records)}. {_WAY_OUT}")
     corners = np.zeros((len(records), 4))
@@ -154,7 +156,7 @@ def _coco_keypoints(records: Sequence[Mapping[str, Any]]) -> npt.NDArray[np.floa
     return keypoints
 
 
-def _from_tensors(value: Mapping[str, Any], image_id: int | None, pairs: KeypointPairs) -> Annotation:
+def _from_tensors(value: Mapping[str, Any], image_id: int | None, pairs: Any) -> Annotation:
     boxes = _array(value["boxes"], "boxes", np.float64)
     form = getattr(getattr(value["boxes"], "format", None), "name", "XYXY")  # of tv_tensors.BoundingBoxes
     if form not in _FORMS:
@@ -299,12 +301,6 @@ def _whole(value: Any, name: str) -> int:
     except (TypeError, ValueError, OverflowError, RuntimeError):
         pass
     raise TargetError(f"{name} must be a whole number; got {_shown(value)}")
-
-
-def _pairs(value: Any) -> KeypointPairs:
-    if not isinstance(value, Sequence) or not all(isinstance(pair, Sequence) and len(pair) == 2 for pair in value):
-        raise TargetError(f"keypoint_pairs must be pairs of places, [[1, 2], ...]; got {_shown(value)}")
-    return tuple((_whole(one, "keypoint_pairs"), _whole(other, "keypoint_pairs")) for one, other in value)
 
 
 def _shown(value: Any) -> str:

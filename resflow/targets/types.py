@@ -11,13 +11,11 @@ import numpy.typing as npt
 import torch
 
 from resflow.errors import TargetError
+from resflow.targets.mirror import KeypointPairs, as_pairs
 
 Segmentation: TypeAlias = Sequence[Sequence[float]] | Mapping[str, Any] | npt.NDArray[np.uint8]
 """One object's mask as COCO writes it: polygons [[x0, y0, x1, y1, ...], ...] in pixel edges, an RLE dict ("size" [H, W]
 and "counts", a list, str or bytes), or uint8 [H, W] of the source image's size, 0 or 1."""
-
-KeypointPairs: TypeAlias = tuple[tuple[int, int], ...]
-"""Places of keypoints that change names in a mirror: left and right eye, left and right ear, ..."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -33,10 +31,12 @@ class Annotation:
         masks: N masks as COCO writes them (None for an object without one); None where the dataset has none.
         keypoints: float64 [N, K, 3], x and y in pixel edges and visibility (0 not labelled, 1 hidden, 2 visible); None
             where the dataset has none.
-        keypoint_pairs: which keypoints swap places when an image is mirrored.
+        keypoint_pairs: which keypoints swap places when an image is mirrored: pairs of places, or a permutation of all
+            (YOLO's `flip_idx`); () where none do, None where it is not known.
 
     Raises:
-        TargetError: a dtype or shape is wrong, a number is not finite, a box ends before it begins.
+        TargetError: a dtype or shape is wrong, a number is not finite, a box ends before it begins, or
+            `keypoint_pairs` are no pairs of the keypoints.
     """
 
     boxes: npt.NDArray[np.float64]
@@ -46,7 +46,7 @@ class Annotation:
     image_id: int
     masks: tuple[Segmentation | None, ...] | None = None
     keypoints: npt.NDArray[np.float64] | None = None
-    keypoint_pairs: KeypointPairs = ()
+    keypoint_pairs: KeypointPairs | None = None
 
     def __post_init__(self) -> None:
         count = len(self.boxes)
@@ -65,10 +65,12 @@ class Annotation:
         if self.keypoints is not None:
             points = self.keypoints.shape[1] if self.keypoints.ndim == 3 else -1
             _check("keypoints", self.keypoints, np.float64, (count, points, 3))
-            if not all(0 <= place < points for pair in self.keypoint_pairs for place in pair):
-                raise TargetError(
-                    f"keypoint_pairs must be places of {points} keypoints, from 0; got {self.keypoint_pairs}"
-                )
+        if self.keypoint_pairs is not None:
+            points = None if self.keypoints is None else self.keypoints.shape[1]
+            try:
+                object.__setattr__(self, "keypoint_pairs", as_pairs(self.keypoint_pairs, points))
+            except ValueError as error:
+                raise TargetError(f"keypoint_pairs: {error}") from error
 
     def __len__(self) -> int:
         return len(self.boxes)
@@ -138,7 +140,7 @@ class Instances:
         visible: float32 [M], the share of the dataset's box that is left after all that was cut off, in [0, 1].
         masks: uint8 [M, H, W], 0 or 1, where asked for.
         keypoints: float32 [M, K, 3], x and y in pixel edges and visibility, where asked for.
-        keypoint_pairs: which keypoints swap places when an image is mirrored.
+        keypoint_pairs: which keypoints swap places when an image is mirrored; None where it is not known.
     """
 
     counts: torch.Tensor
@@ -150,7 +152,7 @@ class Instances:
     visible: torch.Tensor
     masks: torch.Tensor | None = None
     keypoints: torch.Tensor | None = None
-    keypoint_pairs: KeypointPairs = ()
+    keypoint_pairs: KeypointPairs | None = None
 
     def __len__(self) -> int:
         return len(self.counts)

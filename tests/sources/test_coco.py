@@ -18,7 +18,6 @@ from pycocotools.coco import COCO
 
 from resflow.errors import ConfigError, TargetError
 from resflow.sources import Coco, Source
-from resflow.sources.coco import mirrored_pairs
 from resflow.sources.run_lengths import compressed_counts
 from resflow.targets import Annotation
 from resflow.targets.masks import decode_mask
@@ -279,8 +278,3 @@ def test_run_lengths_are_those_of_pycocotools() -> None:
             runs = np.diff(np.concatenate([[0], edges])).tolist()
             assert compressed_counts(text) == runs
             assert compressed_counts(text[:-1] + "0") != runs or text[-1] == "0"
-
-
-def test_pairs_are_left_and_right_of_a_name() -> None:
-    names = ("nose", "left_eye", "right_eye", "left_only", "right_ear", "left_ear")
-    assert mirrored_pairs(names) == ((1, 2), (5, 4))

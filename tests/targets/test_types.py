@@ -29,7 +29,7 @@ from tests.targets.scenes import annotation
         ({"keypoints": np.zeros((2, 5))}, r"keypoints must be float64 \[2, K, 3\]; got float64 \[2, 5\]"),
         (
             {"keypoints": np.zeros((2, 5, 3)), "keypoint_pairs": ((1, 5),)},
-            r"keypoint_pairs must be places of 5 keypoints, from 0; got \(\(1, 5\),\)",
+            r"keypoint_pairs: got place 5; expected places from 0 to 4, of 5 keypoints",
         ),
     ],
 )
