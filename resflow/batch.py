@@ -33,6 +33,7 @@ class Cost(NamedTuple):
         bytes_read: encoded bytes.
         shown: pixels of the batch that show an image.
         cropped: share of each image's area that is not shown, added up.
+        transform: seconds in which per-image transforms ran.
     """
 
     read: float
@@ -41,6 +42,7 @@ class Cost(NamedTuple):
     bytes_read: int
     shown: int
     cropped: float
+    transform: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -61,7 +63,8 @@ class Batch:
         keys: the samples' keys.
         resolution: side in pixels of the square of about equal area that the schedule gave.
         seed: what was drawn for the batch as a whole follows from it.
-        mixed: whether images were mixed with others of the batch, so that `transform` tells only part of them.
+        mixed: whether images were mixed with others of the batch, or may have been moved by what no matrix tells
+            (RandAugment), so that `transform` tells only part of them.
         keypoint_pairs: places of left and right keypoints, which swapped names in images that were mirrored.
         present: bool [B], False where a bad sample left a blank place (docs/skip.md): with `on_error=Skip(...)`, else
             None.

@@ -10,6 +10,7 @@
     ├── SampleError                     one sample is at fault; carries its key and shard
     │   ├── HeaderError                 no size can be read from an image's first bytes
     │   ├── DecodeError                 an engine could not decode an image
+    │   ├── TransformError              a per-image transform failed on an image
     │   └── TargetError                 a label, box, mask or keypoint is missing or wrong
     ├── SkipBudgetError (RuntimeError)  more samples are bad than on_error=Skip(...) allows
     └── WorkerError (RuntimeError)      a worker process or engine thread died
@@ -94,6 +95,10 @@ class HeaderError(SampleError):
 
 class DecodeError(SampleError):
     """An engine could not decode an image."""
+
+
+class TransformError(SampleError):
+    """A per-image transform failed on an image, or returned something else."""
 
 
 class TargetError(SampleError):

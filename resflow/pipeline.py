@@ -10,6 +10,9 @@ from typing import Any
 
 import torch
 
+from resflow.augment.per_image_kinds import check as check_transform
+from resflow.augment.per_image_kinds import deterministic_transforms
+from resflow.augment.per_image_text import transform_text
 from resflow.config import Node, read_choice, read_fields
 from resflow.errors import ConfigError
 from resflow.geometry import Affine, Fit, HorizontalFlip, RandomResizedCrop, Rotate, VerticalFlip, View
@@ -50,6 +53,9 @@ class Pipeline:
         area_tolerance: how far a shape's area may lie from the resolution's square, as a share of it, in [0, 1).
         fit: how an image is placed into its batch's shape.
         views: random views, drawn before decoding and composed with the placement to one matrix.
+        transforms: callables of one image, run one after the other where images are decoded (docs/transforms.md):
+            torchvision's, albumentations' and timm's colour operations, or any function of a tensor uint8 [3, H, W].
+            They change no shape, and move no pixels.
         augment: what is done to whole batches on the device, in order: modules of kornia.augmentation, and `Ramped`,
             `Mosaic`, `MixUp`, `CutMix` and `CopyPaste` of `resflow.augment`. Images are then floating, in [0, 1].
         normalize: mean and standard deviation, applied on the device; None leaves bytes (uint8).
@@ -73,6 +79,7 @@ class Pipeline:
     area_tolerance: float = 0.15
     fit: Fit = dataclasses.field(default_factory=Fit)
     views: Sequence[View] = ()
+    transforms: Sequence[Callable[..., Any]] = ()
     augment: Sequence[Any] = ()
     normalize: Normalize | None = None
     dtype: torch.dtype = torch.float32
@@ -85,7 +92,7 @@ class Pipeline:
 
     def __post_init__(self) -> None:
         as_schedule(self.resolution)
-        for name in ("views", "augment"):
+        for name in ("views", "transforms", "augment"):
             if isinstance(value := getattr(self, name), Sequence):
                 object.__setattr__(self, name, tuple(value))
         checks: tuple[tuple[str, bool, str], ...] = (
@@ -98,6 +105,7 @@ class Pipeline:
             ("area_tolerance", _number(self.area_tolerance) and 0 <= self.area_tolerance < 1, "a share in [0, 1)"),
             ("fit", isinstance(self.fit, Fit), "a Fit"),
             ("views", _views(self.views), "a sequence of views"),
+            ("transforms", isinstance(self.transforms, tuple), "a sequence of callables; put one in a list"),
             ("augment", isinstance(self.augment, tuple), "a sequence of Kornia's modules and resflow.augment's"),
             ("normalize", self.normalize is None or isinstance(self.normalize, Normalize), "a Normalize, or None"),
             ("dtype", self.dtype in _DTYPES.values(), f"one of {', '.join(_DTYPES)}"),
@@ -129,6 +137,13 @@ class Pipeline:
                 "Pipeline.views: RandomResizedCrop replaces the placement, so it must stand first, and once"
             )
 
+        for transform in self.transforms:
+            check_transform(transform, spatial=isinstance(self.targets, Targets))
+        if self.transforms and self.engine == "dali" and torch.device(self.device).type == "cuda":
+            raise ConfigError(
+                "Pipeline.transforms run on the CPU, image by image, but engine='dali' decodes on the GPU. Leave "
+                "engine at 'auto', which then decodes in num_workers processes, or use Kornia's modules in augment."
+            )
         if self.augment:
             from resflow.augment import Augment  # with Kornia, which takes seconds
 
@@ -145,6 +160,13 @@ class Pipeline:
     def target_options(self) -> Targets:
         """How spatial targets are treated: the pipeline's own, or the defaults where a class is all it reads."""
         return self.targets if isinstance(self.targets, Targets) else Targets()
+
+    @property
+    def decoder(self) -> str:
+        """Name of the engine that decodes: `engine`, or what "auto" stands for."""
+        if self.engine != "auto":
+            return self.engine
+        return "dali" if torch.device(self.device).type == "cuda" and not self.transforms else "turbo"
 
     @classmethod
     def from_yaml(cls, path: str | Path) -> Pipeline:
@@ -185,21 +207,28 @@ class Pipeline:
 
         return cls(**pipeline_options(model, options))
 
-    def evaluation(self, *, resolution: int | None = None) -> Pipeline:
+    def evaluation(
+        self, *, resolution: int | None = None, transforms: Sequence[Callable[..., Any]] | None = None
+    ) -> Pipeline:
         """The same pipeline with nothing random in it, at one fixed resolution.
 
         Args:
             resolution: pixels; None takes the highest that the schedule reaches. It may be higher than any trained at.
+            transforms: which per-image transforms stay; None keeps those that do the same each time (`Grayscale`).
 
         Returns:
             A pipeline without views and augmentation. A loader over it, left unshuffled, goes through each bucket in
             dataset order and gives every sample exactly once over all ranks.
+
+        Raises:
+            ConfigError: nobody can tell whether a transform is random, and `transforms` is not given.
         """
         fixed = max(self.schedule.resolutions) if resolution is None else resolution
         buckets = self.buckets
         if isinstance(buckets, Buckets) and fixed not in buckets.resolutions:
             buckets = len(buckets)
-        return dataclasses.replace(self, resolution=fixed, views=(), augment=(), buckets=buckets)
+        kept = deterministic_transforms(self.transforms) if transforms is None else transforms
+        return dataclasses.replace(self, resolution=fixed, views=(), transforms=kept, augment=(), buckets=buckets)
 
     def shapes(self, buckets: Buckets | None = None) -> tuple[tuple[int, int], ...]:
         """Every shape that batches will have, so that a script can compile or warm up for all of them ahead.
@@ -242,7 +271,10 @@ class Pipeline:
         and skip it, or decode it.
         """
         names = (field.name for field in dataclasses.fields(self) if field.name not in _LEFT_OUT)
-        return {name: _text(getattr(self, name)) for name in names}
+        described = {name: _text(getattr(self, name)) for name in names if name != "transforms"}
+        if self.transforms:  # so that states saved before there were any can be loaded
+            described["transforms"] = ", ".join(map(transform_text, self.transforms))
+        return described
 
 
 def _text(value: object) -> str:
@@ -309,6 +341,18 @@ def _read_augment(node: Node) -> tuple[Any, ...]:
     return tuple(operations)
 
 
+def _read_transforms(node: Node) -> tuple[Any, ...]:
+    from resflow.augment.per_image_named import named_transform
+
+    transforms = []
+    for element in node.elements("transforms"):
+        try:
+            transforms.append(named_transform(element.plain()))
+        except ConfigError as error:
+            raise element.error(str(error)) from error
+    return tuple(transforms)
+
+
 def _read_targets(node: Node) -> str | Targets | None:
     plain = node.plain()
     if plain is None or isinstance(plain, str):
@@ -368,6 +412,7 @@ def _chosen(node: Node, classes: tuple[type[Any], ...], what: str) -> Any:
 _READERS: dict[str, Callable[[Node], Any]] = {
     "resolution": _read_resolution,
     "views": _read_views,
+    "transforms": _read_transforms,
     "augment": _read_augment,
     "targets": _read_targets,
     "fit": _read_fit,

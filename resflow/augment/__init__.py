@@ -1,4 +1,4 @@
-"""Augmentation of whole batches on their device: Kornia's operations and mixing, with targets along."""
+"""Per-image transforms, and augmentation of whole batches on their device: Kornia's and mixing, with targets along."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from resflow.augment.mosaic import Mosaic
     from resflow.augment.named import named_operation
     from resflow.augment.pad_crop import DynamicPadCrop
+    from resflow.augment.per_image import sample_seeds
     from resflow.augment.place import place_pixels
     from resflow.augment.ramped import Ramped
     from resflow.augment.scheduled import ScheduledResize
@@ -29,6 +30,7 @@ __all__ = [
     "ScheduledResize",
     "named_operation",
     "place_pixels",
+    "sample_seeds",
 ]
 
 _HOME = {
@@ -43,6 +45,7 @@ _HOME = {
     "ScheduledResize": "scheduled",
     "named_operation": "named",
     "place_pixels": "place",
+    "sample_seeds": "per_image",
 }
 
 

@@ -65,6 +65,7 @@ def with_blanks(
     return replace(
         whole,
         valid=torch.where(present[:, None], whole.valid, 0),
+        mixed=batch.mixed,
         present=present,
         skipped=tuple(records),
     )

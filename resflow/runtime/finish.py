@@ -137,7 +137,7 @@ class Finish:
             targets=targets,
             transform=augmented.transform,
             valid=augmented.valid,
-            mixed=augmented.mixed,
+            mixed=batch.mixed or augmented.mixed,
         )
 
     def _handed_out(self, batch: Batch) -> Any:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import importlib
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 
+from resflow.augment.per_image import sample_seeds, transform_images
+from resflow.augment.per_image_kinds import is_untraced
 from resflow.augment.place import place_pixels
 from resflow.batch import Batch
 from resflow.decode import Decoder, open_engine
@@ -102,13 +105,14 @@ class BatchMaker:
             targets: B targets, as `labels.sample_target` gives them.
             stored: int32 [B, 2], height and width of the images that the samples bring, where some come out of tiers;
                 the batch tells the geometry of the originals all the same.
-            spent: takes the time of decoding and of placing targets.
+            spent: takes the time of decoding, of placing targets and of per-image transforms.
 
         Returns:
             The batch, uint8, on the engine's device.
 
         Raises:
             DecodeError: an image cannot be decoded; carries its position.
+            TransformError: a per-image transform failed on an image; carries its position.
             TargetError: targets are wrong, or of different kinds.
         """
         decoded = geometry
@@ -120,7 +124,13 @@ class BatchMaker:
             images = self._decoded([sample.image for sample in samples], decoded)
         with spent.on("place"):
             found = batch_targets(targets, samples, geometry, self.pipeline.targets)
-        return described(images, found, planned, geometry, samples)
+        transforms = self.pipeline.transforms
+        if transforms:
+            with spent.on("transform"):
+                seeds = sample_seeds(self._seed, planned.epoch, planned.draw_ids.astype(np.int64))
+                transform_images(transforms, images, seeds.tolist())
+        batch = described(images, found, planned, geometry, samples)
+        return replace(batch, mixed=any(map(is_untraced, transforms)))
 
     def close(self) -> None:
         """Close the engine of this process."""

@@ -66,11 +66,12 @@ def batch_cost(spent: Stopwatch, samples: Sequence[Sample], geometry: Geometry) 
     """
     shown = _shown_pixels(geometry)
     area = geometry.source_size.prod(axis=1) * np.abs(np.linalg.det(geometry.matrix[:, :2, :2]))
-    read, place, decode = (spent.seconds.get(stage, 0.0) for stage in MADE)
+    read, place, decode, transform = (spent.seconds.get(stage, 0.0) for stage in MADE)
     return Cost(
         read=read,
         place=place,
         decode=decode,
+        transform=transform,
         bytes_read=sum(map(_bytes, samples)),
         shown=int(shown.sum()),
         cropped=float(np.clip(1 - shown / area, 0, 1).sum()),

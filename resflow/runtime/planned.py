@@ -329,9 +329,13 @@ class PlannedDataset(Dataset[Batch]):
 
 def _part(read: ReadBatch, places: list[int]) -> ReadBatch:
     """Some of the samples of a batch."""
-    geometry = read.geometry
+    geometry, repeats = read.geometry, read.planned.repeats
     return ReadBatch(
-        replace(read.planned, sample_ids=read.planned.sample_ids[places], repeats=None),  # its views are drawn already
+        replace(
+            read.planned,
+            sample_ids=read.planned.sample_ids[places],
+            repeats=None if repeats is None else repeats[places],
+        ),
         [read.samples[place] for place in places],
         Geometry(geometry.matrix[places], geometry.source_size[places], geometry.output_size),
         None if read.stored is None else read.stored[places],

@@ -89,7 +89,7 @@ class PlannedRun:
         self._decorrelate = decorrelate
         self._planned: tuple[int, _Order, BlockPlan] | None = None
         on_gpu = torch.device(pipeline.device).type == "cuda"
-        engine = pipeline.engine if pipeline.engine != "auto" else ("dali" if on_gpu else "turbo")
+        engine = pipeline.decoder
         self.in_this_process = on_gpu and engine == "dali"
         self.dataset = PlannedDataset(
             source,

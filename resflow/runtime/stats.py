@@ -6,7 +6,7 @@ import os
 from dataclasses import asdict, dataclass
 from typing import Any
 
-MADE = ("read", "place", "decode")
+MADE = ("read", "place", "decode", "transform")
 """Stages of making a batch: in workers, in threads, or without either in the loop's own process."""
 LOOP = ("copy", "augment", "wait", "step")
 """Stages of the loop's own process: what it does to a batch, waiting for it, and the training step."""
@@ -29,8 +29,9 @@ class Stats:
         wall: seconds since the pass began, until its end or now.
         first: seconds until the first batch was there, part of `wait`.
         seconds: by stage: "read" (bytes from shards or the dataset), "place" (geometry and targets), "decode" (with
-            resizing, which engines do in the same step), "copy" (to the device), "augment" (with normalisation and
-            the user's collate), "wait" (the loop for a batch), "step" (what the loop does between two batches).
+            resizing, which engines do in the same step), "transform" (`Pipeline.transforms`), "copy" (to the device),
+            "augment" (with normalisation and the user's collate), "wait" (the loop for a batch), "step" (what the loop
+            does between two batches).
         workers: worker processes; 0 where this process makes the batches.
         threads: of this process that make batches ahead: one reads, one decodes; 0 where none do.
         queue_depth: finished batches that waited when one was asked for, on average; None where that is not known.
@@ -127,7 +128,12 @@ def advice(stats: Stats) -> str:
     seconds = stats.seconds
     waited = max(0.0, seconds["wait"] - (stats.first if stats.batches > 1 else 0.0)) / wall
     stage = max(MADE, key=lambda name: seconds[name])
-    doing = {"read": "Reading", "place": "Placing (views and targets)", "decode": "Decoding"}[stage]
+    doing = {
+        "read": "Reading",
+        "place": "Placing (views and targets)",
+        "decode": "Decoding",
+        "transform": "Transforming",
+    }[stage]
     finishing = (seconds["copy"] + seconds["augment"]) / wall
     made = sum(seconds[name] for name in MADE) / stats.wall
     if not (stats.workers or stats.threads) and made > max(finishing, seconds["step"] / wall * _IDLE):
@@ -155,6 +161,7 @@ def advice(stats: Stats) -> str:
         "read": "keep the shards on a faster disk, cache them, or add workers",
         "place": "use fewer views or targets, or add workers",
         "decode": "add workers or tiers (resflow tiers)",
+        "transform": "add workers, or use lighter transforms",
     }
     if stats.workers >= cpus():
         ways["decode"] = "add tiers (resflow tiers), lower the resolution, or decode on a GPU"

@@ -87,7 +87,7 @@ class StreamRun:
         self.pipeline, self.prefetch = pipeline, prefetch
         self.batch_size, self.drop_last = batch_size, drop_last
         on_gpu = torch.device(pipeline.device).type == "cuda"
-        engine = pipeline.engine if pipeline.engine != "auto" else ("dali" if on_gpu else "turbo")
+        engine = pipeline.decoder
         self.engine = engine
         self.in_this_process = on_gpu and engine == "dali"
         """Whether a thread of this process makes the batches, so that the loader needs no workers."""
