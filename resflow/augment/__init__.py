@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from resflow.augment.per_image import sample_seeds
     from resflow.augment.place import place_pixels
     from resflow.augment.ramped import Ramped
+    from resflow.augment.random_choice import RandomChoice
     from resflow.augment.scheduled import ScheduledResize
     from resflow.augment.state import Augmented
 
@@ -27,6 +28,7 @@ __all__ = [
     "MixUp",
     "Mosaic",
     "Ramped",
+    "RandomChoice",
     "ScheduledResize",
     "named_operation",
     "place_pixels",
@@ -42,6 +44,7 @@ _HOME = {
     "MixUp": "mixing",
     "Mosaic": "mosaic",
     "Ramped": "ramped",
+    "RandomChoice": "random_choice",
     "ScheduledResize": "scheduled",
     "named_operation": "named",
     "place_pixels": "place",

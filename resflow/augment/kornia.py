@@ -19,16 +19,14 @@ from kornia.augmentation.container.base import ImageSequentialBase
 from torch import nn
 
 from resflow.augment import operations as kinds
-from resflow.augment.copy_paste import CopyPaste
-from resflow.augment.mixing import CutMix, MixUp
-from resflow.augment.mosaic import Mosaic
 from resflow.augment.ramped import Ramped
+from resflow.augment.random_choice import MIXINGS, RandomChoice
 from resflow.augment.state import Augmented, Moved, is_spatial, moved
 from resflow.errors import ConfigError
 from resflow.geometry import at
 from resflow.targets import Targets
 
-_MIXINGS = (CopyPaste, CutMix, MixUp, Mosaic)
+_MIXINGS = (*MIXINGS, RandomChoice)
 
 Move: TypeAlias = tuple[torch.Tensor, bool]
 """float64 [B, 3, 3], pixels before to pixels after, in continuous edges; and whether it is nothing but flips."""
@@ -44,7 +42,8 @@ class Augment:
 
     Args:
         operations: modules of kornia.augmentation, containers of them, `Ramped`, `Mosaic`, `MixUp`, `CutMix`,
-            `CopyPaste`. Other torch modules that keep the shape may stand here where no targets have places.
+            `CopyPaste`, `RandomChoice`. Other torch modules that keep the shape may stand here where no targets have
+            places.
 
     Raises:
         ConfigError: an operation that cannot stand in a pipeline: names it, the reason and the way out.

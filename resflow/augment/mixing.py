@@ -32,6 +32,7 @@ class MixUp:
     Args:
         alpha: lam is drawn from Beta(alpha, alpha), at least 0; 0 mixes nothing.
         num_classes: needed where targets are classes int64 [B].
+        p: probability that a batch is mixed, in [0, 1]; classes become shares either way.
 
     Raises:
         ConfigError: a value out of its range.
@@ -41,9 +42,11 @@ class MixUp:
 
     alpha: Magnitude = 0.2
     num_classes: int | None = None
+    p: Magnitude = 1.0
 
     def __post_init__(self) -> None:
         _check_alpha("MixUp", self.alpha, self.num_classes)
+        check_probability("MixUp", self.p)
 
     def check(self, *, spatial: bool) -> None:
         """See `Mixing`."""
@@ -53,6 +56,8 @@ class MixUp:
         targets = state.targets
         if is_spatial(targets) and not isinstance(targets, Instances):
             raise TargetError("MixUp cannot mix label maps: a pixel has one class. Use CutMix, Mosaic or CopyPaste.")
+        if not _occurs(self.p, generator):
+            return _unmixed(state, self.num_classes, "MixUp")
         partner = ring(len(state.images), generator)[1].to(state.images.device)
         lam = _beta(fixed("MixUp.alpha", self.alpha), generator)
         if isinstance(targets, Instances):
@@ -77,6 +82,7 @@ class CutMix:
     Args:
         alpha: the share of the image that stays is drawn from Beta(alpha, alpha), at least 0; 0 mixes nothing.
         num_classes: needed where targets are classes int64 [B].
+        p: probability that a batch is mixed, in [0, 1]; classes become shares either way.
 
     Raises:
         ConfigError: a value out of its range.
@@ -86,9 +92,11 @@ class CutMix:
 
     alpha: Magnitude = 1.0
     num_classes: int | None = None
+    p: Magnitude = 1.0
 
     def __post_init__(self) -> None:
         _check_alpha("CutMix", self.alpha, self.num_classes)
+        check_probability("CutMix", self.p)
 
     def check(self, *, spatial: bool) -> None:
         """See `Mixing`."""
@@ -100,6 +108,8 @@ class CutMix:
                 "CutMix cannot mix boxes, masks and keypoints: its rectangle cuts through objects. "
                 "Use Mosaic, MixUp or CopyPaste."
             )
+        if not _occurs(self.p, generator):
+            return _unmixed(state, self.num_classes, "CutMix")
         height, width = state.shape
         partner = ring(len(state.images), generator)[1].to(state.images.device)
         left, top, right, bottom = _rectangle(
@@ -183,6 +193,20 @@ def refuse_classes(name: str, targets: Moved) -> None:
     """
     if not is_spatial(targets):
         raise TargetError(f"{name} needs boxes, masks or label maps. For classes of images, use MixUp or CutMix.")
+
+
+def _occurs(p: Magnitude, generator: torch.Generator) -> bool:
+    """Whether a batch is mixed; nothing is drawn where it always is."""
+    share = fixed("p", p)
+    return share >= 1 or float(torch.rand((), generator=generator)) < share
+
+
+def _unmixed(state: Augmented, num_classes: int | None, name: str) -> Augmented:
+    """A batch that is left as it is, with its classes as shares like those of the others."""
+    if state.targets is None or is_spatial(state.targets):
+        return state
+    own = torch.arange(len(state.images), device=state.images.device)
+    return replace(state, targets=soft_labels(state.targets, own, 1.0, num_classes, name))  # type: ignore[arg-type]
 
 
 def _check_alpha(name: str, alpha: Magnitude, num_classes: int | None) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 from resflow.errors import ConfigError
 from resflow.geometry.ramp import has_ramp
 
-_OWN = ("Mosaic", "MixUp", "CutMix", "CopyPaste")
+_OWN = ("Mosaic", "MixUp", "CutMix", "CopyPaste", "RandomChoice")
 
 
 def named_operation(name: str, fields: Mapping[str, Any]) -> Any:
@@ -17,7 +17,8 @@ def named_operation(name: str, fields: Mapping[str, Any]) -> Any:
 
     Args:
         name: of the class, with underscores: "random_horizontal_flip", "color_jiggle", "mosaic".
-        fields: its arguments; a `Ramp` may stand in place of any number.
+        fields: its arguments; a `Ramp` may stand in place of any number. The operations of "random_choice" are names,
+            or mappings of a name to its arguments.
 
     Returns:
         The augmentation; of Kornia's with a ramp, a `Ramped`.
@@ -38,6 +39,8 @@ def named_operation(name: str, fields: Mapping[str, Any]) -> Any:
         way_out = f"did you mean {plain[close[0]]}?" if close else "Name a class of kornia.augmentation."
         raise ConfigError(f"there is no augmentation {name!r}; {way_out}")
     kind = plain[_plain(name)]
+    if kind == "RandomChoice" and isinstance(fields.get("operations"), tuple):
+        fields = dict(fields) | {"operations": [_nested(part) for part in fields["operations"]]}
     try:
         if has_ramp(tuple(fields.values())) and kind not in _OWN:
             return resflow.augment.Ramped(kinds[kind], **fields)
@@ -46,6 +49,16 @@ def named_operation(name: str, fields: Mapping[str, Any]) -> Any:
         raise
     except Exception as error:  # Kornia raises what it likes
         raise ConfigError(f"{kind} refuses {dict(fields)}: {error}") from error
+
+
+def _nested(value: Any) -> Any:
+    """An operation within another: its name, or a mapping of it to its arguments."""
+    if isinstance(value, str):
+        return named_operation(value, {})
+    if not isinstance(value, Mapping) or len(value) != 1:
+        raise ConfigError(f"an operation must be one name with its fields; got {value!r}")
+    [(name, fields)] = value.items()
+    return named_operation(name, fields or {})
 
 
 def _plain(name: str) -> str:
