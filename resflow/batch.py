@@ -11,7 +11,7 @@ import torch
 
 from resflow.errors import ConfigError, TargetError
 from resflow.geometry import Geometry
-from resflow.skip import Skipped
+from resflow.skip import Skipped, Tolerated
 from resflow.targets import KeypointPairs, invert_boxes, invert_keypoints, invert_masks, invert_predictions
 
 Ragged: TypeAlias = Sequence[torch.Tensor] | torch.Tensor
@@ -69,6 +69,7 @@ class Batch:
         present: bool [B], False where a bad sample left a blank place (docs/skip.md): with `on_error=Skip(...)`, else
             None.
         skipped: the bad samples of those places, in order.
+        tolerated: images that were decoded in spite of damage, or cut to 8 bits (docs/skip.md).
         cost: what it took to make the batch.
     """
 
@@ -85,6 +86,7 @@ class Batch:
     keypoint_pairs: KeypointPairs = ()
     present: torch.Tensor | None = None
     skipped: tuple[Skipped, ...] = ()
+    tolerated: tuple[Tolerated, ...] = ()
     cost: Cost | None = field(default=None, repr=False, compare=False)
 
     def __iter__(self) -> Iterator[Any]:

@@ -203,7 +203,9 @@ class DataLoader(torch.utils.data.DataLoader[T_co], Generic[T_co]):
         steps, self.remainder = run.steps_left(), run.remainder()
         threads = 2 if run.in_this_process else 0
         ahead = run.prefetch if threads else self.num_workers * (self.prefetch_factor or _PREFETCH)
-        meter = self._meter = Meter(run.epoch, workers=self.num_workers, threads=threads, queue_size=ahead)
+        meter = self._meter = Meter(
+            run.epoch, workers=self.num_workers, threads=threads, queue_size=ahead, before=self._meter
+        )
         if run.in_this_process:
             made: Any = run.prefetched()
             meter.depth = ready_batches(made)

@@ -25,7 +25,7 @@ from resflow.targets import Targets
 
 MAX_PIXELS = 178_956_970
 """Of the largest image that is decoded unless `Pipeline.max_pixels` says otherwise: where Pillow, too, refuses."""
-_LEFT_OUT = ("device", "on_error", "max_pixels")  # of `describe`
+_LEFT_OUT = ("device", "on_error", "max_pixels", "strict")  # of `describe`
 _ENGINES = ("auto", "dali", "turbo", "pillow")
 
 
@@ -55,6 +55,9 @@ class Pipeline:
         engine: "auto" (dali on a GPU, turbo on a CPU), "dali", "turbo" or "pillow".
         device: where batches are handed out: "cpu", "cuda" or "cuda:N".
         on_error: "raise" ends the pass at a bad sample; `Skip(budget=...)` leaves a blank place for it (docs/skip.md).
+        strict: whether an image is bad that only a lenient decoder reads (damage that Pillow reads over, as torchvision
+            does), or whose greyscale of more than 8 bits would be cut to 0..255. False decodes both, as torchvision
+            does, and counts them: `Batch.tolerated`, `DataLoader.stats()`.
 
     Raises:
         ConfigError: a field has a wrong type or value.
@@ -76,6 +79,7 @@ class Pipeline:
     engine: str = "auto"
     device: str = "cpu"
     on_error: str | Skip = "raise"
+    strict: bool = False
 
     def __post_init__(self) -> None:
         as_schedule(self.resolution)
@@ -109,6 +113,11 @@ class Pipeline:
             ("max_pixels", _whole(self.max_pixels), "a whole number of pixels above 0"),
             ("engine", self.engine in _ENGINES, f"one of {', '.join(_ENGINES)}"),
             ("device", _device(self.device), '"cpu", "cuda" or "cuda:N"'),
+            (
+                "strict",
+                isinstance(self.strict, bool) and not (self.strict and self.engine == "pillow"),
+                'a bool, and False with engine "pillow", which has no strict decoder',
+            ),
             ("on_error", self.on_error == "raise" or isinstance(self.on_error, Skip), '"raise", or a Skip'),
         )
         for name, sound, expected in checks:
@@ -254,8 +263,8 @@ class Pipeline:
         """Each field that decides what a batch holds, as text; two pipelines that agree on all give the same batches.
 
         The device is left out, so that a run may resume on another. With engine "auto" another engine may then decode,
-        and pixels differ by its tolerance. So are `on_error` and `max_pixels`: a run that a bad sample ended may go on
-        and skip it, or decode it.
+        and pixels differ by its tolerance. So are `on_error`, `max_pixels` and `strict`: a run that a bad sample ended
+        may go on and skip it, or decode it.
         """
         names = (field.name for field in dataclasses.fields(self) if field.name not in _LEFT_OUT)
         described = {name: _text(getattr(self, name)) for name in names if name != "transforms"}

@@ -1,4 +1,4 @@
-"""What may be done about bad samples: passed over within a budget, and told of."""
+"""What may be done about bad samples: passed over within a budget, and told of; and those that pass for good."""
 
 from __future__ import annotations
 
@@ -60,3 +60,21 @@ class Skipped:
     step: int
     sample_id: int
     offset: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Tolerated:
+    """An image that was decoded, though not all of it is as it was meant; `Pipeline(strict=True)` refuses such.
+
+    Args:
+        key: of the sample.
+        shard: path of its shard; of a dataset, its folder or class.
+        kind: "damaged": a strict decoder refuses it, and Pillow reads over the damage, as torchvision does; "cut off":
+            greyscale of more than 8 bits, cut to 0..255 as PIL's `convert("RGB")` does.
+        reason: what the strict decoder says, or which values there are.
+    """
+
+    key: str
+    shard: str
+    kind: str
+    reason: str

@@ -123,12 +123,12 @@ def _read(source: Source, ids: Any) -> Any:
 
 def _format(sample: Sample) -> str:
     from resflow.errors import HeaderError
-    from resflow.headers import read_header
+    from resflow.headers import whole_header
 
     if not isinstance(sample.image, memoryview | bytes):
         return "pixels"
     try:
-        return read_header(sample.image).format
+        return whole_header(sample.image).format
     except HeaderError:
         return "unknown"
 

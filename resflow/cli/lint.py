@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -41,6 +41,9 @@ def lint(
     first_label: FirstLabel = 1,
     zero_based: ZeroBased = False,
     upright: Upright = None,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Count as bad what a lenient decoder reads, and greyscale over 8 bits.")
+    ] = False,
     workers: Annotated[int | None, typer.Option(min=0, help="Processes; one a CPU if left out.")] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -58,12 +61,13 @@ def lint(
         source,
         batch_size=32,
         num_workers=cpus() if workers is None else workers,
-        pipeline=_pipeline(pipeline, source),
+        pipeline=_pipeline(pipeline, source, strict),
     )
-    seen = 0
+    seen, tolerated = 0, []
     with progress("decoding", len(source.index)) as show:
         for batch in loader:
             seen += len(batch)
+            tolerated += batch.tolerated
             show(seen)
     problems = getattr(getattr(source, "problems", None), "problems", ())
     bad = [{"shard": one.shard, "key": one.key, "offset": one.offset, "reason": one.reason} for one in loader.skipped]
@@ -72,19 +76,25 @@ def lint(
     ]
     seconds = time.perf_counter() - start
     if as_json:
-        print(json.dumps({"samples": seen, "bad": bad, "seconds": round(seconds, 3)}))
+        lenient = [asdict(one) for one in tolerated]
+        print(json.dumps({"samples": seen, "bad": bad, "tolerated": lenient, "seconds": round(seconds, 3)}))
     else:
         for one in bad[:_SHOWN]:
             at = "" if one["offset"] is None else f" at byte {one['offset']:,}"
             print(f"{one['shard']}/{one['key']}{at}: {one['reason']}")
         if len(bad) > _SHOWN:
             print(f"and {len(bad) - _SHOWN:,} more; --json lists all")
-        print(f"{len(bad):,} bad of {seen:,} samples, {seconds:.1f} s")
+        for one in tolerated[:_SHOWN]:
+            print(f"{one.shard}/{one.key}: {one.kind}, decoded all the same: {one.reason}")
+        if len(tolerated) > _SHOWN:
+            print(f"and {len(tolerated) - _SHOWN:,} more; --json lists all")
+        more = f", {len(tolerated):,} only read leniently (--strict refuses these)" if tolerated else ""
+        print(f"{len(bad):,} bad of {seen:,} samples{more}, {seconds:.1f} s")
     if bad:
         raise typer.Exit(BAD)
 
 
-def _pipeline(path: Path | None, source: Any) -> Any:
+def _pipeline(path: Path | None, source: Any, strict: bool) -> Any:
     """What reads and decodes all of each image, whatever is wrong with others."""
     import numpy as np
 
@@ -94,6 +104,7 @@ def _pipeline(path: Path | None, source: Any) -> Any:
 
     options: dict[str, Any] = {"resolution": _SIDE, "buckets": 8, "views": (), "augment": (), "tier_quality": None}
     options |= {"stride": 8, "on_error": Skip(budget=1.0)}
+    options |= {"strict": True} if strict else {}
     if path is not None:
         return replace(Pipeline.from_yaml(path), **options, device="cpu", engine="turbo", normalize=None)
     targets = None

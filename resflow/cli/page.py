@@ -17,7 +17,8 @@ from PIL import Image, ImageOps
 from resflow.errors import ConfigError
 from resflow.geometry.affine import transform_points
 from resflow.geometry.fit import coverage
-from resflow.headers import read_header
+from resflow.headers import whole_header
+from resflow.headers.pillow import open_image
 from resflow.pictures.captions import transform_text
 from resflow.pictures.overlay import with_label_map, with_masks
 from resflow.pictures.plotting import class_colour, class_name
@@ -238,7 +239,7 @@ def _source(sample: Sample) -> npt.NDArray[np.uint8]:
     if isinstance(sample.image, np.ndarray):
         image = Image.fromarray(sample.image)
     else:
-        with Image.open(io.BytesIO(sample.image), formats=(read_header(sample.image).format.upper(),)) as opened:
+        with open_image(sample.image, whole_header(sample.image).format) as opened:
             opened.draft("RGB", (2 * _SIDE, 2 * _SIDE))
             image = ImageOps.exif_transpose(opened).convert("RGB")
     image.thumbnail((_SIDE, _SIDE))

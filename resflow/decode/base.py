@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol, TypeAlias
+from typing import Literal, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -11,7 +11,7 @@ import torch
 
 from resflow.errors import ConfigError, DecodeError, HeaderError
 from resflow.geometry.affine import Geometry
-from resflow.headers import MAX_SCANS, ImageHeader, count_scans, read_header
+from resflow.headers import MAX_SCANS, ImageHeader, count_scans, whole_header
 
 Encoded: TypeAlias = bytes | memoryview
 Pixels: TypeAlias = npt.NDArray[np.uint8]
@@ -22,6 +22,21 @@ Fill: TypeAlias = tuple[int, int, int]
 ENGINES = ("auto", "turbo", "dali", "pillow")
 MAX_PIXELS = 178_956_970
 """Images with more pixels are refused before decoding, unless an engine is opened with another limit."""
+
+
+class Notice(NamedTuple):
+    """An image that was decoded, though not all of it is as it was meant; `open_engine(strict=True)` refuses it.
+
+    Args:
+        position: place of the image in its batch.
+        kind: "damaged": a strict decoder refuses it, and Pillow reads over the damage, as torchvision does; "cut off":
+            greyscale of more than 8 bits, cut to 0..255 as PIL's `convert("RGB")` does.
+        reason: what the strict decoder says, or which values there are.
+    """
+
+    position: int
+    kind: Literal["damaged", "cut off"]
+    reason: str
 
 
 class Decoder(Protocol):
@@ -58,7 +73,8 @@ def open_engine(
     threads: int = 1,
     max_batch: int = 256,
     max_pixels: int = MAX_PIXELS,
-) -> Decoder:
+    strict: bool = False,
+) -> LimitedDecoder:
     """Open a decode engine.
 
     Args:
@@ -69,6 +85,8 @@ def open_engine(
         threads: decoding threads, at least 1.
         max_batch: largest number of images that one run takes; dali splits longer batches.
         max_pixels: height times width of the largest image that is decoded; of a larger one no byte is.
+        strict: whether what Pillow reads, but with damage or loss (`Notice`), is refused; not of "pillow". Of "dali"
+            only what DALI itself refuses counts as damage.
 
     Returns:
         The engine.
@@ -87,7 +105,9 @@ def open_engine(
         )
     if len(fill) != 3 or not all(0 <= value <= 255 for value in fill):
         raise ConfigError(f"fill must be three values in 0..255 (RGB); got {fill}")
-    return LimitedDecoder(_opened(name, device, fill, threads, max_batch), max_pixels)
+    if strict and name == "pillow":
+        raise ConfigError("engine 'pillow' cannot be strict: it is Pillow that reads over damage. Use 'turbo'.")
+    return LimitedDecoder(_opened(name, device, fill, threads, max_batch, strict), max_pixels)
 
 
 class LimitedDecoder:
@@ -116,6 +136,11 @@ class LimitedDecoder:
                     raise _too_many_pixels(position, height, width, self._max_pixels)
         return self.engine.decode(encoded, geometry, out)
 
+    @property
+    def notices(self) -> Sequence[Notice]:
+        """Of the images of the last batch; none of an engine that knows of none."""
+        return getattr(self.engine, "notices", ())
+
     def close(self) -> None:
         """See `Decoder.close`."""
         self.engine.close()
@@ -129,7 +154,7 @@ def _too_many_pixels(position: int, height: int, width: int, limit: int) -> Deco
     )
 
 
-def _opened(name: str, device: str, fill: Fill, threads: int, max_batch: int) -> Decoder:
+def _opened(name: str, device: str, fill: Fill, threads: int, max_batch: int, strict: bool) -> Decoder:
     if name == "auto":
         name = "turbo" if torch.device(device).type == "cpu" else "dali"
     if name == "dali":
@@ -142,7 +167,7 @@ def _opened(name: str, device: str, fill: Fill, threads: int, max_batch: int) ->
                 "engine 'dali' needs NVIDIA DALI, which is not installed. Install it with "
                 "`pip install nvidia-dali-cuda120` (Linux only), or use engine 'turbo' with device 'cpu'."
             ) from error
-        return DaliDecoder(fill, device=device, threads=threads, max_batch=max_batch)
+        return DaliDecoder(fill, device=device, threads=threads, max_batch=max_batch, strict=strict)
     if torch.device(device).type != "cpu":
         raise ConfigError(
             f"engine {name!r} decodes on the CPU; got device {device!r}. Use engine 'dali', or device 'cpu' and "
@@ -151,7 +176,7 @@ def _opened(name: str, device: str, fill: Fill, threads: int, max_batch: int) ->
     if name == "turbo":
         from resflow.decode.turbo import TurboDecoder
 
-        return TurboDecoder(fill, threads=threads)
+        return TurboDecoder(fill, threads=threads, strict=strict)
     from resflow.decode.pillow import PillowDecoder
 
     return PillowDecoder(fill)
@@ -184,7 +209,7 @@ def checked_header(engine: str, position: int, encoded: Encoded, size: tuple[int
         DecodeError: no header, another size.
     """
     try:
-        header = read_header(encoded)
+        header = whole_header(encoded)
     except HeaderError as error:
         raise decode_error(engine, position, encoded, error.message) from error
     check_size(engine, position, (header.height, header.width), size)

@@ -17,7 +17,16 @@ import torch
 import torch.utils.dlpack
 from nvidia.dali import Pipeline
 
-from resflow.decode.base import Encoded, Fill, Pixels, check_pixels, check_scans, checked_header, output_tensor
+from resflow.decode.base import (
+    Encoded,
+    Fill,
+    Notice,
+    Pixels,
+    check_pixels,
+    check_scans,
+    checked_header,
+    output_tensor,
+)
 from resflow.decode.dali_graph import DECODER, Inputs, build_pipeline, pipeline_inputs
 from resflow.decode.hardware import kept_size, measured_load, probe_hardware
 from resflow.decode.lease import Leases
@@ -25,9 +34,10 @@ from resflow.decode.pillow import decode_checked
 from resflow.decode.place import place
 from resflow.decode.placement import Placement, placement
 from resflow.decode.routes import is_native
+from resflow.decode.turbo import strict_jpeg
 from resflow.errors import ConfigError, WorkerError
 from resflow.geometry.affine import Geometry
-from resflow.headers import read_header
+from resflow.headers import Format, whole_header
 
 Positions: TypeAlias = npt.NDArray[np.int64]
 
@@ -65,6 +75,7 @@ class DaliDecoder:
         max_batch: largest number of images that one run takes; longer batches are split.
         hardware_load: share of a batch for a GPU's JPEG engines, in [0, 1]; None measures the best with the first
             batch, or remembers it.
+        strict: whether images are refused that would be among the notices.
 
     Raises:
         ConfigError: a CUDA device is asked for and there is none; a share outside [0, 1].
@@ -77,11 +88,14 @@ class DaliDecoder:
         threads: int = 1,
         max_batch: int = 256,
         hardware_load: float | None = None,
+        strict: bool = False,
     ) -> None:
         if hardware_load is not None and not 0 <= hardware_load <= 1:
             raise ConfigError(f"hardware_load must be a share in [0, 1], or None; got {hardware_load!r}")
         self._fill, self._threads, self._max_batch, self._load = fill, threads, max_batch, hardware_load
-        self._device = torch.device(device)
+        self._device, self._strict = torch.device(device), strict
+        self.notices: list[Notice] = []
+        """Of the last batch."""
         self._leases: Leases | None = None
         if self._device.type == "cuda":
             if not torch.cuda.is_available():
@@ -101,6 +115,7 @@ class DaliDecoder:
         """See `Decoder.decode`; on a GPU the result is ready in the order of the caller's current stream."""
         if self._leases is not None:
             self._leases.collect()
+        self.notices = []
         result = None
         if out is not None or not len(encoded) or len(encoded) != len(geometry):
             result = output_tensor(encoded, geometry, out, str(self._device))
@@ -140,10 +155,10 @@ class DaliDecoder:
 
     def _routed(
         self, encoded: Sequence[Encoded | Pixels], geometry: Geometry
-    ) -> tuple[npt.NDArray[np.bool_], dict[int, str]]:
+    ) -> tuple[npt.NDArray[np.bool_], dict[int, Format]]:
         """bool [B], which images DALI decodes; and the formats of those that come encoded."""
         native = np.zeros(len(encoded), dtype=np.bool_)
-        kinds: dict[int, str] = {}
+        kinds: dict[int, Format] = {}
         for position, (data, (height, width)) in enumerate(zip(encoded, geometry.source_size.tolist(), strict=True)):
             if not isinstance(data, np.ndarray):
                 header = checked_header("dali", position, data, (height, width))
@@ -158,7 +173,7 @@ class DaliDecoder:
         self,
         positions: Positions,
         encoded: Sequence[Encoded | Pixels],
-        kinds: dict[int, str],
+        kinds: dict[int, Format],
         geometry: Geometry,
         where: Placement,
     ) -> tuple[torch.Tensor, list[Future[None]]]:
@@ -168,7 +183,7 @@ class DaliDecoder:
         if len(positions) and self._pool is None:
             self._pool = ThreadPoolExecutor(self._threads, "resflow-dali")
         jobs = [
-            self._pool.submit(self._place, position, encoded[position], kinds.get(position, ""), geometry, where, frame)
+            self._pool.submit(self._place, position, encoded[position], kinds.get(position), geometry, where, frame)
             for position, frame in zip(positions.tolist(), staged.numpy(), strict=True)
             if self._pool is not None
         ]
@@ -178,16 +193,19 @@ class DaliDecoder:
         self,
         position: int,
         encoded: Encoded | Pixels,
-        kind: str,
+        kind: Format | None,
         geometry: Geometry,
         where: Placement,
         frame: npt.NDArray[np.uint8],
     ) -> None:
         height, width = geometry.source_size[position].tolist()
-        if isinstance(encoded, np.ndarray):
-            pixels = check_pixels("dali", position, encoded, (height, width))
+        if isinstance(encoded, np.ndarray) or kind is None:
+            pixels = check_pixels("dali", position, np.asarray(encoded), (height, width))
         else:
-            pixels = decode_checked("dali", position, encoded, (height, width), kind)
+            damage = strict_jpeg(encoded, 1, 1)[1] if kind == "jpeg" else ""
+            pixels = decode_checked(
+                "dali", position, encoded, (height, width), kind, self.notices, damage=damage, strict=self._strict
+            )
         place(pixels, frame, where, position, (width, height), np.array(self._fill, dtype=np.uint8))
 
     # In DALI
@@ -256,7 +274,7 @@ class DaliDecoder:
                     ) from error
                 placed = np.empty((*geometry.output_size, 3), dtype=np.uint8)
                 view = data[number].data
-                self._place(position, view, read_header(view).format, geometry, where, placed)
+                self._place(position, view, whole_header(view).format, geometry, where, placed)
                 frames[number] = self._uploaded(placed)
         return frames
 

@@ -2,30 +2,17 @@
 
 from __future__ import annotations
 
-import io
-import struct
-import zlib
-from collections.abc import Callable, Sequence
-from typing import BinaryIO
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from PIL import (
-    AvifImagePlugin,
-    BmpImagePlugin,
-    GifImagePlugin,
-    Image,
-    ImageOps,
-    JpegImagePlugin,
-    PngImagePlugin,
-    TiffImagePlugin,
-    WebPImagePlugin,
-)
+from PIL import ImageOps
 
 from resflow.decode.base import (
     Encoded,
     Fill,
+    Notice,
     Pixels,
     check_pixels,
     check_scans,
@@ -36,40 +23,17 @@ from resflow.decode.base import (
 )
 from resflow.decode.place import place
 from resflow.decode.placement import placement
+from resflow.errors import DecodeError
 from resflow.geometry.affine import Geometry
-from resflow.headers import read_header
-
-# Image.open would try all its readers by turns, and has one limit of pixels for the whole process.
-_READERS: dict[str, Callable[[BinaryIO, str], Image.Image]] = {
-    "jpeg": JpegImagePlugin.jpeg_factory,
-    "png": PngImagePlugin.PngImageFile,
-    "webp": WebPImagePlugin.WebPImageFile,
-    "gif": GifImagePlugin.GifImageFile,
-    "tiff": TiffImagePlugin.TiffImageFile,
-    "bmp": BmpImagePlugin.BmpImageFile,
-    "avif": AvifImagePlugin.AvifImageFile,
-}
-# What Pillow's readers raise on damaged files, besides OSError.
-_DAMAGE = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    TypeError,
-    EOFError,
-    LookupError,
-    OverflowError,
-    RuntimeError,
-    struct.error,
-    zlib.error,
-    Image.DecompressionBombError,
-)
+from resflow.headers import Format, whole_header
+from resflow.headers.pillow import DAMAGE, cut_off, open_image, rgb_pixels
 
 
-def decode_rgb(encoded: Encoded, kind: str | None = None) -> npt.NDArray[np.uint8]:
+def decode_rgb(encoded: Encoded, kind: Format | None = None) -> npt.NDArray[np.uint8]:
     """Decode one image of any format that `resflow.headers` knows: the reference decode.
 
-    The first frame, upright by its orientation, alpha dropped, greyscale repeated, CMYK converted by Pillow, 16-bit
-    values shifted right by 8.
+    The first frame, upright by its orientation, then as PIL's `convert("RGB")`: alpha dropped, greyscale repeated and
+    cut off at 255 where it has more than 8 bits.
 
     Args:
         encoded: the encoded image.
@@ -82,17 +46,26 @@ def decode_rgb(encoded: Encoded, kind: str | None = None) -> npt.NDArray[np.uint
         HeaderError: no known format.
         OSError: or any other of Pillow's errors, where the image is damaged.
     """
-    with _READERS[kind or read_header(encoded).format](io.BytesIO(encoded), "") as opened:
+    return _decode(encoded, kind or whole_header(encoded).format)[0]
+
+
+def _decode(encoded: Encoded, kind: Format) -> tuple[npt.NDArray[np.uint8], str]:
+    """Upright pixels, and what was lost of them."""
+    with open_image(encoded, kind) as opened:
         image = ImageOps.exif_transpose(opened)
-        if image.mode.startswith("I;16"):
-            grey = (np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8)
-            return np.repeat(grey[..., None], 3, axis=-1)
-        image.info.pop("transparency", None)  # alpha is dropped, and Pillow warns about palettes with alpha
-        return np.array(image.convert("RGB"))
+        return rgb_pixels(image), cut_off(image)
 
 
 def decode_checked(
-    engine: str, position: int, encoded: Encoded, size: tuple[int, int], kind: str
+    engine: str,
+    position: int,
+    encoded: Encoded,
+    size: tuple[int, int],
+    kind: Format,
+    notices: list[Notice],
+    *,
+    damage: str = "",
+    strict: bool = False,
 ) -> npt.NDArray[np.uint8]:
     """`decode_rgb` with Pillow's errors mapped to DecodeError and the size checked.
 
@@ -102,18 +75,35 @@ def decode_checked(
         encoded: the encoded image.
         size: expected upright height and width.
         kind: the image's format, for errors.
+        notices: gains what is to be said of the image.
+        damage: why a strict decoder refused it; "" where none did.
+        strict: whether what there would be a notice of is an error.
 
     Returns:
         uint8 [H, W, 3], contiguous.
 
     Raises:
-        DecodeError: the image is damaged, or of another size.
+        DecodeError: the image is damaged beyond what Pillow reads, or of another size; in a strict engine, also damaged
+            or cut off at all.
     """
+    if damage and strict:
+        raise decode_error(engine, position, encoded, damage, kind)
     try:
-        pixels = decode_rgb(encoded, kind)
-    except _DAMAGE as error:
-        raise decode_error(engine, position, encoded, f"{type(error).__name__}: {error}", kind) from error
+        pixels, lost = _decode(encoded, kind)
+    except DAMAGE as error:
+        reason = damage or f"{type(error).__name__}: {error}"
+        raise decode_error(engine, position, encoded, reason, kind) from error
     check_size(engine, position, (pixels.shape[0], pixels.shape[1]), size)
+    if lost and strict:
+        raise DecodeError(
+            f"{engine} does not decode image {position} of the batch, since it is strict: {lost}. Scale the image to 8 "
+            "bits, or pass strict=False.",
+            position=position,
+        )
+    if damage:
+        notices.append(Notice(position, "damaged", damage))
+    if lost:
+        notices.append(Notice(position, "cut off", lost))
     return pixels
 
 
@@ -126,6 +116,8 @@ class PillowDecoder:
 
     def __init__(self, fill: Fill = (0, 0, 0)) -> None:
         self._fill = np.array(fill, dtype=np.uint8)
+        self.notices: list[Notice] = []
+        """Of the last batch."""
 
     def decode(
         self, encoded: Sequence[Encoded | Pixels], geometry: Geometry, out: torch.Tensor | None = None
@@ -134,6 +126,7 @@ class PillowDecoder:
         result = output_tensor(encoded, geometry, out, "cpu")
         frames = result.permute(0, 2, 3, 1).numpy()
         where = placement(geometry)
+        self.notices = []
         for position, data in enumerate(encoded):
             height, width = geometry.source_size[position].tolist()
             if isinstance(data, np.ndarray):
@@ -141,7 +134,7 @@ class PillowDecoder:
             else:
                 header = checked_header("pillow", position, data, (height, width))
                 check_scans("pillow", position, data, header)
-                pixels = decode_checked("pillow", position, data, (height, width), header.format)
+                pixels = decode_checked("pillow", position, data, (height, width), header.format, self.notices)
             place(pixels, frames[position], where, position, (width, height), self._fill)
         return result
 

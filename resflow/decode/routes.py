@@ -6,8 +6,9 @@ import struct
 
 from resflow.decode.base import Encoded
 from resflow.headers import ImageHeader
-from resflow.headers.exif import has_whole_samples
+from resflow.headers.exif import has_small_samples
 
+_PNG_DEPTH = 24  # the byte that tells it; that of the colour type follows
 _TAIL = 1024  # bytes at the end of a JPEG among which its end marker must be
 _SEGMENT = struct.Struct(">BBH").unpack_from
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
@@ -24,14 +25,17 @@ def is_native(header: ImageHeader, encoded: Encoded, device: str) -> bool:
         device: "cpu" or "cuda".
 
     Returns:
-        False for GIF and AVIF; for TIFFs of fractions, which DALI scales; for JPEGs that nvJPEG refuses (four
+        False for GIF, AVIF and netpbm; for PNGs and TIFFs of grey with more than 8 bits, and TIFFs of fractions, which
+        DALI scales; for JPEGs that nvJPEG refuses (four
         components, 12 bits, arithmetic coding, lossless), whose orientation stands in XMP, or, on a GPU, that have no
         end.
     """
-    if header.format in ("gif", "avif"):
+    if header.format in ("gif", "avif", "ppm"):
         return False
     if header.format == "tiff":
-        return has_whole_samples(encoded)
+        return has_small_samples(encoded)
+    if header.format == "png":
+        return not (encoded[_PNG_DEPTH] == 16 and encoded[_PNG_DEPTH + 1] == 0)  # colour type 0 is grey
     if header.format != "jpeg":
         return True
     if not _plain_frame(encoded):

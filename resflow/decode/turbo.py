@@ -13,11 +13,11 @@ import torch
 from resflow.decode.base import (
     Encoded,
     Fill,
+    Notice,
     Pixels,
     check_pixels,
     check_scans,
     checked_header,
-    decode_error,
     output_tensor,
 )
 from resflow.decode.native import decode_window, fill_outside
@@ -42,11 +42,16 @@ class TurboDecoder:
         threads: decoding threads, at least 1.
         oversample: least pixels decoded for an output pixel on each axis before a JPEG is decoded at a reduced size;
             larger is nearer to the reference, smaller is faster; math.inf never reduces.
+        strict: whether images are refused that would be among the notices.
     """
 
-    def __init__(self, fill: Fill = (0, 0, 0), threads: int = 1, oversample: float = OVERSAMPLE) -> None:
+    def __init__(
+        self, fill: Fill = (0, 0, 0), threads: int = 1, oversample: float = OVERSAMPLE, strict: bool = False
+    ) -> None:
         self._fill = np.array(fill, dtype=np.uint8)
-        self._oversample = oversample
+        self._oversample, self._strict = oversample, strict
+        self.notices: list[Notice] = []
+        """Of the last batch."""
         self._pool = ThreadPoolExecutor(threads, "resflow-turbo") if threads > 1 else None
 
     def decode(
@@ -57,6 +62,7 @@ class TurboDecoder:
         frames = result.permute(0, 2, 3, 1).numpy()
         where = placement(geometry)
         sizes = geometry.source_size.tolist()
+        self.notices = []
 
         def decode_one(position: int) -> None:
             self._decode(position, encoded[position], sizes[position], where, frames[position])
@@ -127,22 +133,17 @@ class TurboDecoder:
         self, position: int, encoded: Encoded, height: int, width: int, header: ImageHeader, where: Placement
     ) -> tuple[npt.NDArray[np.uint8], Grid]:
         """Upright pixels of one image, and how they lie on its source."""
-        if header.format != "jpeg":
-            return decode_checked("turbo", position, encoded, (height, width), header.format), FULL_SIZE
         eighths = self._eighths(where.step[position])
-        upright = header.orientation < 5
-        stored = (height, width) if upright else (width, height)
-        try:
-            if simplejpeg.decode_jpeg_header(encoded)[2] in ("CMYK", "YCCK"):
-                return decode_checked("turbo", position, encoded, (height, width), "jpeg"), FULL_SIZE
-            pixels = simplejpeg.decode_jpeg(
-                encoded, min_height=-(-stored[0] * eighths // 8), min_width=-(-stored[1] * eighths // 8)
+        stored = (height, width) if header.orientation < 5 else (width, height)
+        pixels, damage = None, ""
+        if header.format == "jpeg":
+            pixels, damage = strict_jpeg(encoded, -(-stored[0] * eighths // 8), -(-stored[1] * eighths // 8))
+        if pixels is None:
+            size, notices = (height, width), self.notices
+            pixels = decode_checked(
+                "turbo", position, encoded, size, header.format, notices, damage=damage, strict=self._strict
             )
-        except ValueError as error:
-            # Strict decoding also refuses stray bytes between segments, which harm no pixel; Pillow judges those.
-            if "extraneous bytes" in str(error):
-                return decode_checked("turbo", position, encoded, (height, width), "jpeg"), FULL_SIZE
-            raise decode_error("turbo", position, encoded, str(error), "jpeg") from error
+            return pixels, FULL_SIZE
         factor = eighths / 8
         if header.orientation == 1:
             return pixels, Grid(factor)
@@ -160,6 +161,32 @@ class TurboDecoder:
             if shrink * eighths / 8 >= self._oversample:
                 return eighths
         return 8
+
+
+# What libjpeg-turbo says of files that are sound, but not of a kind that it takes here, or that have stray bytes
+# between segments, which harm no pixel.
+_HARMLESS = ("extraneous bytes", "subsampling level", "Unsupported")
+
+
+def strict_jpeg(encoded: Encoded, min_height: int, min_width: int) -> tuple[npt.NDArray[np.uint8] | None, str]:
+    """Decode a JPEG with libjpeg-turbo, which refuses damage that it could read over.
+
+    Args:
+        encoded: the file.
+        min_height: rows that are needed at least; the smallest reduced size that has them is decoded.
+        min_width: columns that are needed.
+
+    Returns:
+        uint8 [h, w, 3], as stored, or None where it is refused; and what is damaged, "" where nothing is.
+    """
+    try:
+        if simplejpeg.decode_jpeg_header(encoded)[2] in ("CMYK", "YCCK"):
+            return None, ""
+        return simplejpeg.decode_jpeg(encoded, min_height=min_height, min_width=min_width), ""
+    except KeyError:  # of a sampling that its table of names leaves out
+        return None, ""
+    except ValueError as error:
+        return None, "" if any(part in str(error) for part in _HARMLESS) else str(error)
 
 
 _MIRROR_X = (2, 3, 6, 7)

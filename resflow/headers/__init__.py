@@ -1,4 +1,4 @@
-"""The size of an image from its first bytes, without decoding: JPEG, PNG, WebP, GIF, TIFF, BMP and AVIF.
+"""The size of an image from its first bytes, without decoding: JPEG, PNG, WebP, GIF, TIFF, BMP, AVIF and netpbm.
 
 The upright size and the orientation agree with Pillow's `ImageOps.exif_transpose`. Orientation comes from EXIF, then
 from XMP (JPEG, WebP), and in AVIF from the `irot` and `imir` properties; unreadable EXIF counts as upright. Formats are
@@ -13,9 +13,17 @@ from dataclasses import dataclass
 
 from resflow.errors import HeaderError
 from resflow.headers.avif import read_avif
-from resflow.headers.base import Bytes, Format, HeaderTruncatedError, Stored, broken, truncated
+from resflow.headers.base import (
+    Bytes,
+    Format,
+    HeaderExcessError,
+    HeaderTruncatedError,
+    Stored,
+    broken,
+    truncated,
+)
 from resflow.headers.exif import read_tiff
-from resflow.headers.formats import read_bmp, read_gif, read_png, read_webp
+from resflow.headers.formats import read_bmp, read_gif, read_netpbm, read_png, read_webp
 from resflow.headers.jpeg import count_scans, read_jpeg
 
 __all__ = [
@@ -27,7 +35,9 @@ __all__ = [
     "HeaderTruncatedError",
     "ImageHeader",
     "count_scans",
+    "find_header",
     "read_header",
+    "whole_header",
 ]
 
 MAX_SIDE = 65_535
@@ -36,6 +46,8 @@ MAX_PIXELS = 2**31 - 1
 """Largest height times width that is accepted: an index can hold it. What is decoded is limited by engines."""
 MAX_SCANS = 100
 """Scans of a JPEG that is decoded: each costs time by the pixels and next to no bytes. Encoders write about ten."""
+
+_FIRST = 4 * 1024  # bytes of an image that are tried first
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,18 +80,86 @@ def read_header(data: Bytes) -> ImageHeader:
         HeaderTruncatedError: more bytes are needed; `needed` says how many.
         HeaderError: no known format, a damaged header, a zero size, or a size beyond MAX_SIDE or MAX_PIXELS.
     """
-    if len(data) < 12:
-        raise truncated("image", 12, len(data))
     found = _format(data)
+    if found is None and len(data) < 12:
+        raise truncated("image", 12, len(data))
     if found is None:
         raise HeaderError(
-            f"no image header: starts with {bytes(data[:12])!r}; expected JPEG, PNG, WebP, GIF, TIFF, BMP or AVIF. "
-            "Convert the image, or leave it out."
+            f"no image header: starts with {bytes(data[:12])!r}; expected JPEG, PNG, WebP, GIF, TIFF, BMP, AVIF or "
+            "netpbm. Convert the image, or leave it out."
         )
     try:
-        height, width, orientation = _PARSERS[found](data)
+        stored = _PARSERS[found](data)
     except (struct.error, IndexError, OverflowError) as error:  # every read beyond the end of `data`
         raise truncated(found, len(data) + 1, len(data)) from error
+    return _checked(found, stored)
+
+
+def whole_header(data: Bytes) -> ImageHeader:
+    """Read the header of an image of which all bytes are there: where `read_header` refuses it, as Pillow does.
+
+    So an image whose damage Pillow reads over, as `torchvision.datasets.ImageFolder` has it, has a size here, too.
+
+    Args:
+        data: the whole file; a memoryview must be contiguous bytes.
+
+    Returns:
+        The header.
+
+    Raises:
+        HeaderError: what `read_header` says, where Pillow reads no size either.
+    """
+    try:
+        return read_header(data)
+    except HeaderExcessError:
+        raise
+    except HeaderError:
+        found = _format(data)
+        if found is None:
+            raise
+        from resflow.headers.pillow import DAMAGE, stored_by_pillow
+
+        try:
+            stored = stored_by_pillow(data, found)
+        except DAMAGE:
+            stored = None
+        if stored is None:
+            raise
+        return _checked(found, stored)
+
+
+def find_header(read: Callable[[int], Bytes], size: int) -> ImageHeader:
+    """Read the header of an image that lies elsewhere, from as few bytes of it as tell.
+
+    Args:
+        read: gives so many of its first bytes.
+        size: how many it has.
+
+    Returns:
+        The header.
+
+    Raises:
+        HeaderError: as `whole_header`.
+    """
+    count = min(size, _FIRST)
+    while True:
+        data = read(count)
+        if len(data) < count or count == size:
+            return whole_header(data)
+        try:
+            return read_header(data)
+        except HeaderExcessError:
+            raise
+        except HeaderTruncatedError as error:
+            count = min(size, max(error.needed, 2 * count))
+        except HeaderError:
+            if _format(data) is None:
+                raise
+            count = size
+
+
+def _checked(found: Format, stored: Stored) -> ImageHeader:
+    height, width, orientation = stored
     if height < 1 or width < 1:
         raise broken(found, f"size is {height}x{width} (HxW); both must be at least 1")
     if height > MAX_SIDE or width > MAX_SIDE or height * width > MAX_PIXELS:
@@ -108,6 +188,8 @@ def _format(data: Bytes) -> Format | None:
         return "bmp"
     if start[4:8] == b"ftyp" and (start[8:] in (b"avif", b"avis") or b"avif" in bytes(data[12:256])):
         return "avif"
+    if start[:1] == b"P" and start[1:2] in b"123456" and len(start) > 2 and start[2:3] in b" \t\n\r\v\f":
+        return "ppm"
     return None
 
 
@@ -119,4 +201,5 @@ _PARSERS: dict[Format, Callable[[Bytes], Stored]] = {
     "tiff": read_tiff,
     "bmp": read_bmp,
     "avif": read_avif,
+    "ppm": read_netpbm,
 }

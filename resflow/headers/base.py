@@ -7,7 +7,7 @@ from typing import Literal, TypeAlias
 
 from resflow.errors import HeaderError
 
-Format: TypeAlias = Literal["jpeg", "png", "webp", "gif", "tiff", "bmp", "avif"]
+Format: TypeAlias = Literal["jpeg", "png", "webp", "gif", "tiff", "bmp", "avif", "ppm"]
 Bytes: TypeAlias = bytes | memoryview
 Stored: TypeAlias = tuple[int, int, int]
 """Height and width as stored, orientation."""
@@ -27,6 +27,10 @@ class HeaderTruncatedError(HeaderError):
     needed: int = 0
 
 
+class HeaderExcessError(HeaderError):
+    """The header has more parts than are gone through: no reader is asked to."""
+
+
 def truncated(kind: str, needed: int, got: int) -> HeaderTruncatedError:
     """The error that says how many bytes a header wants."""
     error = HeaderTruncatedError(
@@ -44,4 +48,9 @@ def broken(kind: str, what: str) -> HeaderError:
 
 def endless(kind: str) -> HeaderError:
     """The error for a header of more than MAX_STEPS parts."""
-    return broken(kind, f"it has more than {MAX_STEPS} segments, chunks or boxes")
+    return excessive(kind, f"more than {MAX_STEPS} segments, chunks or boxes")
+
+
+def excessive(kind: str, what: str) -> HeaderError:
+    """The error for a header of more than is accepted."""
+    return HeaderExcessError(f"{kind} header is damaged: it has {what}. Replace the image, or leave it out.")

@@ -5,10 +5,11 @@ from __future__ import annotations
 import re
 import struct
 
+from resflow.errors import HeaderError
 from resflow.headers.base import MAX_STEPS, Bytes, Stored, broken, endless, truncated
 
 _TAG_TYPES = {1: "B", 3: "H", 4: "I", 6: "b", 8: "h", 9: "i", 16: "Q"}
-_WIDTH, _LENGTH, _ORIENTATION, _SAMPLE_FORMAT = 256, 257, 274, 339
+_WIDTH, _LENGTH, _SAMPLE_BITS, _ORIENTATION, _SAMPLE_FORMAT = 256, 257, 258, 274, 339
 _SIZE = frozenset([_WIDTH, _LENGTH, _ORIENTATION])
 _XMP_ORIENTATION = re.compile(rb'tiff:Orientation(?:="|>)([0-9])')
 
@@ -72,9 +73,10 @@ def read_tiff(data: Bytes) -> Stored:
     return values[_LENGTH], values[_WIDTH], orientation if 1 <= orientation <= 8 else 1
 
 
-def has_whole_samples(data: Bytes) -> bool:
-    """Whether a TIFF's samples are whole numbers without a sign, as nearly all are; its header was read before."""
+def has_small_samples(data: Bytes) -> bool:
+    """Whether a TIFF's samples are whole numbers of 8 bits or fewer, without a sign; its header was read before."""
     try:
-        return _directory(data, frozenset([_SAMPLE_FORMAT])).get(_SAMPLE_FORMAT, 1) == 1
-    except (struct.error, IndexError, OverflowError):
+        found = _directory(data, frozenset([_SAMPLE_BITS, _SAMPLE_FORMAT]))
+    except (struct.error, IndexError, OverflowError, HeaderError):
         return False
+    return found.get(_SAMPLE_FORMAT, 1) == 1 and found.get(_SAMPLE_BITS, 1) <= 8

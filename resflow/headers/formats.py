@@ -1,12 +1,17 @@
-"""PNG (third edition, section 5), WebP (RFC 9649), GIF (89a) and BMP."""
+"""PNG (third edition, section 5), WebP (RFC 9649), GIF (89a), BMP and netpbm (PBM, PGM, PPM)."""
 
 from __future__ import annotations
 
+import re
 import struct
 import zlib
 
 from resflow.headers.base import MAX_STEPS, U32, Bytes, Stored, broken, endless, truncated
 from resflow.headers.exif import orientation_of
+
+_SPACE = rb"(?:[ \t\n\r\v\f]|#[^\n\r]*[\n\r])+"  # and comments
+_NETPBM = re.compile(rb"P[1-6](?=\s)" + _SPACE + rb"([0-9]{1,9})" + _SPACE + rb"([0-9]{1,9})[\s#]")
+_NETPBM_HEADER = 4096  # bytes, comments included
 
 
 def read_png(data: Bytes) -> Stored:
@@ -109,3 +114,14 @@ def read_bmp(data: Bytes) -> Stored:
         raise broken("bmp", f"information header of {header} bytes; expected 12, 40, 52, 56, 64, 108 or 124")
     width, height = struct.unpack_from("<ii", data, 18)
     return abs(height), width, 1  # a negative height stores the top row first
+
+
+def read_netpbm(data: Bytes) -> Stored:
+    """Size of a PBM, PGM or PPM."""
+    found = _NETPBM.match(bytes(data[:_NETPBM_HEADER]))
+    if found is None:
+        if len(data) < _NETPBM_HEADER:
+            raise truncated("ppm", len(data) + 1, len(data))
+        raise broken("ppm", "no width and height")
+    width, height = int(found[1]), int(found[2])
+    return height, width, 1

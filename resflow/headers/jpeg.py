@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import struct
 
-from resflow.headers.base import MAX_METADATA, MAX_STEPS, Bytes, Stored, broken, endless, truncated
+from resflow.headers.base import MAX_METADATA, MAX_STEPS, Bytes, Stored, broken, endless, excessive, truncated
 from resflow.headers.exif import orientation_of
 
 _SEGMENT = struct.Struct(">BBH").unpack_from
@@ -49,7 +49,7 @@ def read_jpeg(data: Bytes) -> Stored:
                 exif.append(body[6:])
                 joined += len(body)
                 if joined > MAX_METADATA:
-                    raise broken("jpeg", f"it has more than {MAX_METADATA} bytes of EXIF")
+                    raise excessive("jpeg", f"more than {MAX_METADATA} bytes of EXIF")
             elif body.startswith(_XMP):
                 xmp = body[len(_XMP) :]
         position += 2 + length
@@ -81,4 +81,4 @@ def count_scans(data: Bytes) -> int:
         if marker in _SOF:
             several, components = marker in _PROGRESSIVE, data[position + 9]
         position += 2 + length
-    return 1
+    return max(1, len(_SCAN.findall(data)))  # of a header that only Pillow reads

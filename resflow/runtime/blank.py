@@ -68,6 +68,7 @@ def with_blanks(
         mixed=batch.mixed,
         present=present,
         skipped=tuple(records),
+        tolerated=batch.tolerated,
     )
 
 

@@ -15,8 +15,8 @@ from resflow.augment.per_image import sample_seeds, transform_images
 from resflow.augment.per_image_kinds import is_untraced
 from resflow.augment.place import place_pixels
 from resflow.batch import Batch
-from resflow.decode import Decoder, open_engine
-from resflow.decode.base import Encoded, Pixels
+from resflow.decode import open_engine
+from resflow.decode.base import Encoded, LimitedDecoder, Notice, Pixels
 from resflow.geometry import Geometry, apply_views
 from resflow.pipeline import Pipeline
 from resflow.plan import PlannedBatch
@@ -25,6 +25,7 @@ from resflow.plan.tiers import on_tier
 from resflow.runtime.labels import batch_targets
 from resflow.runtime.meter import Stopwatch
 from resflow.runtime.shared import room_for_images
+from resflow.skip import Tolerated
 from resflow.sources import Sample
 
 
@@ -58,7 +59,7 @@ class BatchMaker:
         self._engine_name, self._engine_device = engine, engine_device
         self.places_on_device = torch.device(engine_device).type != "cpu"
         """Whether images that a dataset gives as pixels are placed on the engine's device, by `place_pixels`."""
-        self._engine: Decoder | None = None
+        self._engine: LimitedDecoder | None = None
         self._engine_process = self._home_process = os.getpid()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -121,7 +122,7 @@ class BatchMaker:
             decoded = Geometry(matrix, stored, geometry.output_size)
         spent = spent or Stopwatch()
         with spent.on("decode"):
-            images = self._decoded([sample.image for sample in samples], decoded)
+            images, notices = self._decoded([sample.image for sample in samples], decoded)
         with spent.on("place"):
             found = batch_targets(targets, samples, geometry, self.pipeline.targets)
         transforms = self.pipeline.transforms
@@ -130,7 +131,10 @@ class BatchMaker:
                 seeds = sample_seeds(self._seed, planned.epoch, planned.draw_ids.astype(np.int64))
                 transform_images(transforms, images, seeds.tolist())
         batch = described(images, found, planned, geometry, samples)
-        return replace(batch, mixed=any(map(is_untraced, transforms)))
+        tolerated = tuple(
+            Tolerated(samples[at].key, samples[at].shard, kind, reason) for at, kind, reason in sorted(notices)
+        )
+        return replace(batch, mixed=any(map(is_untraced, transforms)), tolerated=tolerated)
 
     def close(self) -> None:
         """Close the engine of this process."""
@@ -138,17 +142,18 @@ class BatchMaker:
             self._engine.close()
         self._engine = None
 
-    def _decoded(self, images: Sequence[Encoded | Pixels], geometry: Geometry) -> torch.Tensor:
-        """The images placed: by the engine, or where they are pixels already and go to a GPU, there."""
+    def _decoded(self, images: Sequence[Encoded | Pixels], geometry: Geometry) -> tuple[torch.Tensor, Sequence[Notice]]:
+        """The images placed: by the engine, or where they are pixels already and go to a GPU, there; its notices."""
         pixels = [image for image in images if isinstance(image, np.ndarray)]
         if not (self.places_on_device and pixels and len(pixels) == len(images)):
             room = None if self.places_on_device else room_for_images(len(images), *geometry.output_size)
-            return self._open().decode(images, geometry, room)
+            engine = self._open()
+            return engine.decode(images, geometry, room), engine.notices
         device = torch.device(self._engine_device)
         tensors = [torch.from_numpy(image).to(device, non_blocking=True).permute(2, 0, 1) for image in pixels]
-        return place_pixels(tensors, geometry, fill=self.pipeline.fit.fill)
+        return place_pixels(tensors, geometry, fill=self.pipeline.fit.fill), ()
 
-    def _open(self) -> Decoder:
+    def _open(self) -> LimitedDecoder:
         here = os.getpid()
         if self._engine is None or self._engine_process != here:
             self._engine = open_engine(
@@ -158,6 +163,7 @@ class BatchMaker:
                 threads=self._threads if here == self._home_process else 1,
                 max_batch=self._max_batch,
                 max_pixels=self.pipeline.max_pixels,
+                strict=self.pipeline.strict,
             )
             self._engine_process = here
         return self._engine

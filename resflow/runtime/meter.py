@@ -6,8 +6,10 @@ for batches, finishes them, and how long the training step between two of them t
 
 from __future__ import annotations
 
+import logging
 import time
 import weakref
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -21,6 +23,14 @@ from resflow.runtime.stats import LOOP, MADE, Stats
 from resflow.sources import Sample
 
 _Item = TypeVar("_Item")
+_LOG = logging.getLogger("resflow")
+_TOLD = {
+    "damaged": "%s/%s is damaged (%s) and decoded as far as Pillow, and so torchvision, can. Further ones are "
+    "counted in DataLoader.stats(); `resflow lint` lists them, Pipeline(strict=True) refuses them.",
+    "cut off": "%s/%s: %s. If you want them scaled instead, convert the images to 8 bits first. Further ones are "
+    "counted in DataLoader.stats(); Pipeline(strict=True) refuses them.",
+}
+"""What is said of the first image of each kind that is tolerated."""
 _LATTICE = 144, 89  # points at which a turned image is looked at, neighbours in the Fibonacci numbers
 
 
@@ -86,9 +96,10 @@ class Meter:
         workers: worker processes.
         threads: of this process that make batches ahead.
         queue_size: the most batches that may wait.
+        before: the meter of the pass before; what that has said is not said again.
     """
 
-    def __init__(self, epoch: int, *, workers: int, threads: int, queue_size: int) -> None:
+    def __init__(self, epoch: int, *, workers: int, threads: int, queue_size: int, before: Meter | None = None) -> None:
         self._epoch, self._workers, self._threads, self._queue_size = epoch, workers, threads, queue_size
         self._seconds = dict.fromkeys((*MADE, *LOOP), 0.0)
         self._begun = self._last = time.perf_counter()
@@ -96,6 +107,8 @@ class Meter:
         self._first, self._waiting = 0.0, False
         self._batches = self._images = self._pixels = self._shown = self._bytes = 0
         self._cropped = 0.0
+        self._tolerated: Counter[str] = Counter()
+        self._said: set[str] = set() if before is None else before._said
         self._depths = self._asked = 0
         self.depth: Callable[[], int | None] = _unknown
         """How many finished batches wait."""
@@ -117,6 +130,11 @@ class Meter:
         self._waiting = False
         if not self._batches:
             self._first = self._last - self._begun
+        for one in batch.tolerated:
+            self._tolerated[one.kind] += 1
+            if one.kind not in self._said:
+                self._said.add(one.kind)
+                _LOG.warning(_TOLD[one.kind], one.shard, one.key, one.reason)
         cost: Cost | None = batch.cost
         self._batches, self._images = self._batches + 1, self._images + len(batch)
         if cost is None:
@@ -163,6 +181,7 @@ class Meter:
             padded=1 - self._shown / self._pixels if self._pixels else 0.0,
             cropped=self._cropped / self._images if self._images else 0.0,
             bytes_read=self._bytes,
+            tolerated=dict(self._tolerated),
         )
 
     def _until(self, stage: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 MADE = ("read", "place", "decode", "transform")
@@ -39,6 +39,7 @@ class Stats:
         padded: share of all pixels handed out that show no image, in [0, 1].
         cropped: share of an image's area that is not shown, in [0, 1], averaged over images.
         bytes_read: encoded bytes, of tars without their headers.
+        tolerated: images that `Pipeline(strict=True)` would refuse, by kind: "damaged", and "cut off" (to 8 bits).
     """
 
     epoch: int
@@ -54,6 +55,7 @@ class Stats:
     padded: float
     cropped: float
     bytes_read: int
+    tolerated: dict[str, int] = field(default_factory=dict)
 
     @property
     def images_per_second(self) -> dict[str, float]:
@@ -113,6 +115,8 @@ class Stats:
             lines.append(f"{stage:<9}{value:>9.3f}{rate:>11}  {makers if stage in MADE else 'the loop'}")
         if self.queue_depth is not None:
             lines.append(f"queue    {self.queue_depth:.1f} of {self.queue_size} batches ready when one was asked for")
+        if self.tolerated:
+            lines.append("images " + ", ".join(f"{kind}: {count:,}" for kind, count in self.tolerated.items()))
         return "\n".join([*lines, self.advice])
 
 

@@ -19,7 +19,7 @@ import torch.utils.data
 from resflow.batch import Batch
 from resflow.errors import ConfigError, HeaderError, ResflowError, SampleError, StateError, TargetError
 from resflow.geometry import Geometry
-from resflow.headers import read_header
+from resflow.headers import whole_header
 from resflow.pipeline import Pipeline
 from resflow.plan import Buckets, OnlineBucketer, PixelBudget, PlannedBatch, World
 from resflow.runtime.blank import with_blanks
@@ -288,7 +288,7 @@ class BucketedStream(torch.utils.data.IterableDataset[Tagged]):
             pixels = np.require(sample.image, requirements=("C", "W"))  # compiled kernels refuse read-only arrays
             return replace(sample, image=pixels), pixels.shape[0], pixels.shape[1]
         try:
-            header = read_header(sample.image)
+            header = whole_header(sample.image)
         except HeaderError as error:
             raise error.located(key=sample.key, shard=sample.shard) from error
         return sample, header.height, header.width

@@ -6,12 +6,11 @@ import os
 import stat
 
 from resflow.errors import ShardError
-from resflow.headers import HeaderTruncatedError, ImageHeader, read_header
+from resflow.headers import ImageHeader, find_header
 
 MAX_FILE_BYTES = 1 << 30
 """Bytes of the largest image file that is read: more than `Pipeline.max_pixels` pixels take uncompressed."""
 
-_FIRST = 4 * 1024  # bytes of a file that are tried first
 _OPEN = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NONBLOCK", 0)  # a pipe would wait for a writer
 
 
@@ -95,12 +94,4 @@ def _regular_size(descriptor: int, path: str) -> int:
 
 def _header(descriptor: int, size: int) -> ImageHeader:
     most = min(size, MAX_FILE_BYTES)  # a header may claim that the rest of it lies anywhere
-    count = min(_FIRST, most)
-    while True:
-        data = os.pread(descriptor, count, 0)
-        try:
-            return read_header(data)
-        except HeaderTruncatedError as error:
-            if len(data) < count or count == most:
-                raise
-            count = min(most, max(error.needed, 2 * count))
+    return find_header(lambda count: os.pread(descriptor, count, 0), most)

@@ -14,7 +14,10 @@ from typing import NamedTuple
 from resflow.errors import ShardError
 from resflow.sources.tar import Member
 
-IMAGE_EXTENSIONS = ("jpg", "jpeg", "jpe", "png", "webp", "gif", "tif", "tiff", "bmp", "avif")
+IMAGE_EXTENSIONS = (
+    *("jpg", "jpeg", "jpe", "jfif", "png", "webp", "gif", "tif", "tiff", "bmp", "avif"),
+    *("ppm", "pgm", "pbm", "pnm"),
+)
 """Extensions of a sample's image; where a sample has several, the first in this order is its image."""
 
 

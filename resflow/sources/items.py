@@ -11,7 +11,8 @@ import torch
 from PIL import Image
 
 from resflow.errors import ConfigError, HeaderError
-from resflow.headers import read_header
+from resflow.headers import whole_header
+from resflow.headers.pillow import rgb_pixels
 from resflow.sources.base import NO_TARGET, Pixels
 from resflow.sources.files import file_header, read_file
 
@@ -122,7 +123,7 @@ def image_size(image: Any, where: str) -> tuple[int, int]:
             found = as_image(image, where)
             if isinstance(found, np.ndarray):
                 return found.shape[0], found.shape[1]
-            header = read_header(found)
+            header = whole_header(found)
     except HeaderError as error:
         raise error.located(key=where, shard="") from error
     return header.height, header.width
@@ -146,9 +147,7 @@ def pil_pixels(image: Image.Image, where: str) -> Pixels:
             f"the image of {where} is a PIL image of mode {image.mode!r}; expected 8 bits a channel. Scale it to "
             "0..255 in the dataset."
         )
-    if "transparency" in image.info and image.mode == "P":
-        image = image.convert("RGBA")  # Pillow warns of palettes with alpha that go straight to RGB
-    return np.array(image.convert("RGB"))
+    return rgb_pixels(image)
 
 
 def _undecoded(value: Mapping[Any, Any]) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 from dataclasses import dataclass
@@ -11,13 +12,13 @@ import numpy as np
 import numpy.typing as npt
 
 from resflow.errors import HeaderError, SampleError, ShardError
-from resflow.headers import HeaderTruncatedError, ImageHeader, read_header
+from resflow.headers import find_header
 from resflow.sources.groups import IMAGE_EXTENSIONS, group_members
-from resflow.sources.tar import MAX_MEMBER_BYTES, Member, Read, read_members
+from resflow.sources.tar import MAX_MEMBER_BYTES, Read, read_members
 
 _WINDOW = 16 * 1024  # bytes a read: a tar header, most image headers, and the small members in between
-_FIRST = 4 * 1024  # bytes of an image that are tried first
 _BLOCKS = 16  # of a shard that its digest is of
+_BLOCK = 4 * 1024  # bytes of each
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -95,7 +96,7 @@ def digest_of(path: Path) -> str:
 def _digest(descriptor: int, size: int) -> str:
     digest = hashlib.sha256(str(size).encode())
     for block in range(_BLOCKS):
-        digest.update(os.pread(descriptor, _FIRST, max(size - _FIRST, 0) * block // (_BLOCKS - 1)))
+        digest.update(os.pread(descriptor, _BLOCK, max(size - _BLOCK, 0) * block // (_BLOCKS - 1)))
     return digest.hexdigest()[:32]
 
 
@@ -115,7 +116,7 @@ def _scan(descriptor: int, shard: str, max_member_bytes: int, leave_out: bool) -
                     f"no image among its members {sorted(members)}; expected one of {', '.join(IMAGE_EXTENSIONS)}. "
                     "Add the image or drop the sample"
                 )
-            header = _image_header(read, image)
+            header = find_header(functools.partial(read, image.offset), image.size)
         except HeaderError as error:
             located = error.located(key=key, shard=shard)
             if not leave_out:
@@ -139,17 +140,6 @@ def _scan(descriptor: int, shard: str, max_member_bytes: int, leave_out: bool) -
         digest=_digest(descriptor, shard_size),
         left_out=left_out,
     )
-
-
-def _image_header(read: Read, image: Member) -> ImageHeader:
-    count = min(image.size, _FIRST)
-    while True:
-        try:
-            return read_header(read(image.offset, count))
-        except HeaderTruncatedError as error:
-            if count == image.size:
-                raise
-            count = min(image.size, max(error.needed, 2 * count))
 
 
 def _windowed(descriptor: int) -> Read:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from resflow.headers import read_header
+from resflow.headers import whole_header
 from resflow.sources.annotated import AnnotatedSource
 from resflow.sources.base import Pixels
 from resflow.sources.folders import unique_keys
@@ -71,7 +71,7 @@ def _image(name: str, image: memoryview | Pixels) -> tuple[str, bytes]:
     if isinstance(image, np.ndarray):
         return "png", _png(Image.fromarray(image))
     extension = PurePath(name).suffix[1:].lower()
-    return extension if extension in IMAGE_EXTENSIONS else read_header(image).format, bytes(image)
+    return extension if extension in IMAGE_EXTENSIONS else whole_header(image).format, bytes(image)
 
 
 def _png(image: Image.Image) -> bytes:

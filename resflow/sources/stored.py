@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
-import io
-import struct
-import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from PIL import Image
 
 from resflow.errors import DecodeError, HeaderError
-from resflow.headers import ImageHeader, read_header
+from resflow.headers import ImageHeader, whole_header
+from resflow.headers.pillow import DAMAGE, open_image, rgb_pixels
 from resflow.sources.base import Pixels
 from resflow.sources.files import file_header, read_file
-from resflow.sources.items import pil_pixels
-
-_NETPBM = (b"P1", b"P2", b"P3", b"P4", b"P5", b"P6")
-_DAMAGE = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
 
 
 def stored_size(path: str) -> tuple[int, int]:
     """Height and width of a file's image as `stored_image` gives it, from its first bytes.
 
     Args:
-        path: a file in a format that `resflow.headers` reads, or netpbm.
+        path: a file in a format that `resflow.headers` reads.
 
     Returns:
         Height and width in pixels.
@@ -34,24 +30,20 @@ def stored_size(path: str) -> tuple[int, int]:
     try:
         header = file_header(path)
     except HeaderError as error:
-        if read_file(path)[:2] not in _NETPBM:
-            raise error.located(key=path, shard="") from error
-        header = None
-    if header is None or (header.orientation != 1 and header.format != "jpeg"):
-        try:
-            with Image.open(path, formats=_formats(header)) as image:
-                return image.height, image.width
-        except _DAMAGE as error:
-            message = f"no image header: {error}. Convert the image, or leave it out."
-            raise HeaderError(message, key=path) from error
-    return (header.width, header.height) if header.orientation >= 5 else (header.height, header.width)
+        raise error.located(key=path, shard="") from error
+    if header.orientation == 1:
+        return header.height, header.width
+    if header.format == "jpeg":
+        return (header.width, header.height) if header.orientation >= 5 else (header.height, header.width)
+    with _opened(read_file(path), header, path) as image:
+        return image.height, image.width
 
 
 def stored_image(path: str) -> memoryview | Pixels:
     """A file's image as PIL opens it, which leaves the EXIF orientation of a JPEG unapplied.
 
     Encoded wherever engines then decode the same pixels: of a JPEG with another orientation than upright the
-    metadata segments are hidden. Other formats with such an orientation, and netpbm, are decoded here.
+    metadata segments are hidden. Other formats with such an orientation are decoded here.
 
     Args:
         path: the file.
@@ -64,27 +56,26 @@ def stored_image(path: str) -> memoryview | Pixels:
         DecodeError: an image that is decoded here is damaged.
     """
     data = read_file(path)
-    header = None
-    if data[:2] not in _NETPBM:
-        try:
-            header = read_header(data)
-        except HeaderError:  # the engine says what is wrong, and names the sample
-            return memoryview(data)
+    try:
+        header = whole_header(data)
         if header.orientation == 1:
             return memoryview(data)
-        if header.format == "jpeg":
-            return memoryview(without_metadata(data))
+        if header.format == "jpeg" and whole_header(hidden := without_metadata(data)).orientation == 1:
+            return memoryview(hidden)
+    except HeaderError:  # the engine says what is wrong, and names the sample
+        return memoryview(data)
+    with _opened(data, header, path) as image:
+        return rgb_pixels(image)
+
+
+@contextmanager
+def _opened(data: bytes, header: ImageHeader, path: str) -> Iterator[Image.Image]:
     try:
-        with Image.open(io.BytesIO(data), formats=_formats(header)) as image:
-            return pil_pixels(image, path)
-    except _DAMAGE as error:
+        with open_image(data, header.format) as image:
+            yield image
+    except DAMAGE as error:
         message = f"the image cannot be decoded: {error}. Replace the file, or leave it out."
         raise DecodeError(message, key=path) from error
-
-
-def _formats(header: ImageHeader | None) -> list[str]:
-    """The one reader that Pillow may try."""
-    return ["PPM" if header is None else header.format.upper()]
 
 
 def without_metadata(data: bytes) -> bytes:
@@ -100,8 +91,8 @@ def without_metadata(data: bytes) -> bytes:
         ITU-T T.81, annex B.1.1.
     """
     hidden, position = bytearray(data), 2
-    while position + 4 <= len(data) and data[position] == 0xFF and data[position + 1] != 0xDA:
-        if data[position + 1] == 0xFF:  # a fill byte
+    while position + 4 <= len(data) and data[position : position + 2] != b"\xff\xda":
+        if data[position] != 0xFF or data[position + 1] == 0xFF:  # bytes between segments, fill bytes
             position += 1
             continue
         if data[position + 1] == 0xE1:

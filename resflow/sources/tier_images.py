@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import io
-import struct
-import zlib
 from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image, ImageOps
 
 from resflow.errors import HeaderError, SampleError
-from resflow.headers import MAX_SCANS, count_scans, read_header
+from resflow.headers import MAX_SCANS, count_scans, whole_header
+from resflow.headers.pillow import DAMAGE, open_image, rgb_pixels
 from resflow.plan.tiers import tier_size
 
 QUALITY = 85
@@ -29,28 +28,14 @@ _TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 _MAX_PIXELS = 89_000_000  # Pillow warns above; such an image is read as it is
-# What Pillow's readers raise on damaged files, besides OSError.
-_DAMAGE = (
-    HeaderError,
-    OSError,
-    SyntaxError,
-    ValueError,
-    TypeError,
-    EOFError,
-    LookupError,
-    OverflowError,
-    RuntimeError,
-    struct.error,
-    zlib.error,
-)
 
 
 def shrink(encoded: bytes, size: tuple[int, int], sides: Sequence[int], quality: int = QUALITY) -> list[bytes | None]:
     """Encode an image at the sizes of tiers.
 
-    Pixels are those of the reference decode: the first frame, upright, alpha dropped, CMYK converted by Pillow, 16-bit
-    values shifted right by 8; greyscale stays greyscale. Metadata and colour profile are left out, as engines ignore
-    both.
+    Pixels are those of the reference decode: the first frame, upright, alpha dropped, CMYK converted by Pillow,
+    greyscale of more than 8 bits cut off at 255; greyscale stays greyscale. Metadata
+    and colour profile are left out, as engines ignore both.
 
     Args:
         encoded: the original.
@@ -69,13 +54,13 @@ def shrink(encoded: bytes, size: tuple[int, int], sides: Sequence[int], quality:
         return [None] * len(sides)
     try:
         made = _shrunk(encoded, size, wanted, quality)
-    except _DAMAGE as error:
+    except (HeaderError, *DAMAGE) as error:
         raise SampleError(f"no tiers can be made of it: {type(error).__name__}: {error}") from error
     return [made[side] if side in made and len(made[side]) < len(encoded) else None for side in sides]
 
 
 def _shrunk(encoded: bytes, size: tuple[int, int], sides: Sequence[int], quality: int) -> dict[int, bytes]:
-    header = read_header(encoded)
+    header = whole_header(encoded)
     if (header.height, header.width) != size:
         raise ValueError(f"it is {header.height}x{header.width} (HxW), {size[0]}x{size[1]} by the index")
     if size[0] * size[1] > _MAX_PIXELS:
@@ -83,7 +68,7 @@ def _shrunk(encoded: bytes, size: tuple[int, int], sides: Sequence[int], quality
     if header.format == "jpeg" and (scans := count_scans(encoded)) > MAX_SCANS:
         raise ValueError(f"it has {scans} scans, at most {MAX_SCANS} are accepted: decoding would take very long")
     made: dict[int, bytes] = {}
-    with Image.open(io.BytesIO(encoded), formats=(header.format.upper(),)) as opened:
+    with open_image(encoded, header.format) as opened:
         jpeg = header.format == "jpeg"
         turn = _TURNS.get(header.orientation) if jpeg else None
         if jpeg:
@@ -109,7 +94,7 @@ def _shrunk(encoded: bytes, size: tuple[int, int], sides: Sequence[int], quality
 
 def _eight_bit(image: Image.Image) -> Image.Image:
     """Greyscale or RGB of 8 bits."""
-    if image.mode.startswith("I;16"):
-        return Image.fromarray((np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8))
-    image.info.pop("transparency", None)  # alpha is dropped, and Pillow warns about palettes with alpha
-    return image if image.mode == "L" else image.convert("RGB")
+    if image.mode == "L":
+        return image
+    pixels = rgb_pixels(image)
+    return Image.fromarray(pixels[..., 0] if image.mode.startswith("I;16") else pixels)

@@ -37,7 +37,7 @@ def reference_decode(encoded: bytes) -> npt.NDArray[np.uint8]:
     """uint8 [H, W, 3]: what Pillow decodes, upright, RGB."""
     image = ImageOps.exif_transpose(Image.open(io.BytesIO(encoded)))
     if image.mode == "I;16":
-        return np.stack([np.asarray(image).astype(np.int64) // 256] * 3, axis=-1).astype(np.uint8)
+        return np.stack([np.minimum(np.asarray(image), 255)] * 3, axis=-1).astype(np.uint8)
     if image.mode in ("RGBA", "LA", "P", "PA"):
         return np.asarray(image.convert("RGBA"))[..., :3]
     return np.asarray(image.convert("RGB"))

@@ -456,7 +456,7 @@ def test_bad_files_are_named(tmp_path: Path) -> None:
     for data, message in (
         (b"", "cut short"),
         (b"not an image at all", "no image header"),
-        (b"P6 x", "no image header"),
+        (b"P6 x", "ppm header is cut short"),
     ):
         bad.write_bytes(data)
         with pytest.raises(HeaderError, match=message) as caught:
