@@ -11,10 +11,10 @@ from typing import Any
 import torch
 
 from resflow.augment.per_image_kinds import check as check_transform
-from resflow.augment.per_image_kinds import deterministic_transforms
 from resflow.augment.per_image_text import transform_text
 from resflow.config import Node, read_fields
 from resflow.errors import ConfigError
+from resflow.evaluation import evaluation_fields
 from resflow.geometry import Fit, RandomResizedCrop, View
 from resflow.geometry.ramp import has_ramp, resolution_progress
 from resflow.normalize import Normalize
@@ -204,27 +204,34 @@ class Pipeline:
         return cls(**pipeline_options(model, options))
 
     def evaluation(
-        self, *, resolution: int | None = None, transforms: Sequence[Callable[..., Any]] | None = None
+        self,
+        *,
+        resolution: int | None = None,
+        resize: int | None = None,
+        crop: int | None = None,
+        transforms: Sequence[Callable[..., Any]] | None = None,
     ) -> Pipeline:
         """The same pipeline with nothing random in it, at one fixed resolution.
 
         Args:
             resolution: pixels; None takes the highest that the schedule reaches. It may be higher than any trained at.
+                Squares stay squares; of buckets of other ratios, as many are learned anew where they lack it.
+            resize: with `crop`: pixels of the short side of each image, of whose centre `crop` by `crop` pixels are
+                taken, as torchvision's `Resize(resize)` and `CenterCrop(crop)` do, whatever `fit` and `buckets` are.
+            crop: pixels.
             transforms: which per-image transforms stay; None keeps those that do the same each time (`Grayscale`).
 
         Returns:
-            A pipeline without views and augmentation. A loader over it, left unshuffled, goes through each bucket in
-            dataset order and gives every sample exactly once over all ranks.
+            A pipeline without the views and augmentations that draw random numbers; those that do the same to every
+            image stay. A loader over it, left unshuffled, goes through each bucket in dataset order and gives every
+            sample exactly once over all ranks.
 
         Raises:
-            ConfigError: nobody can tell whether a transform is random, and `transforms` is not given.
+            ConfigError: only one of `resize` and `crop`, or either beside `resolution`; nobody can tell whether a
+                transform is random, and `transforms` is not given.
         """
-        fixed = max(self.schedule.resolutions) if resolution is None else resolution
-        buckets = self.buckets
-        if isinstance(buckets, Buckets) and fixed not in buckets.resolutions:
-            buckets = len(buckets)
-        kept = deterministic_transforms(self.transforms) if transforms is None else transforms
-        return dataclasses.replace(self, resolution=fixed, views=(), transforms=kept, augment=(), buckets=buckets)
+        fields = evaluation_fields(self, resolution=resolution, resize=resize, crop=crop, transforms=transforms)
+        return dataclasses.replace(self, **fields)
 
     def shapes(self, buckets: Buckets | None = None) -> tuple[tuple[int, int], ...]:
         """Every shape that batches will have, so that a script can compile or warm up for all of them ahead.

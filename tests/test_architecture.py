@@ -29,10 +29,12 @@ MAY_IMPORT = {
     "skip": {"errors"},
     "batch": {"errors", "geometry", "skip", "targets"},
     "pipeline_fields": {"errors", "augment", "config", "geometry", "normalize", "plan", "skip", "targets"},
+    "evaluation": {"errors", "augment", "geometry", "plan"},
     "pipeline": {
         "errors",
         "augment",
         "config",
+        "evaluation",
         "geometry",
         "models",
         "normalize",

@@ -19,6 +19,7 @@ from kornia.augmentation.container.base import ImageSequentialBase
 from torch import nn
 
 from resflow.augment import operations as kinds
+from resflow.augment.drawing import check_drawing, is_deterministic
 from resflow.augment.ramped import Ramped
 from resflow.augment.random_choice import MIXINGS, RandomChoice
 from resflow.augment.state import Augmented, Moved, is_spatial, moved
@@ -59,7 +60,18 @@ class Augment:
         object.__setattr__(self, "operations", tuple(self.operations))
         for operation in self.operations:
             if not isinstance(operation, _MIXINGS):
-                kinds.check(_module(operation, 0.0), spatial=False)
+                module = _module(operation, 0.0)
+                check_drawing(module)
+                kinds.check(module, spatial=False)
+
+    def deterministic(self, progress: float) -> tuple[nn.Module, ...]:
+        """The operations that do the same to every image, whatever is drawn.
+
+        Args:
+            progress: of the resolution in its schedule, in [0, 1]; what ramps follow.
+        """
+        modules = [_module(operation, progress) for operation in self.operations if not isinstance(operation, _MIXINGS)]
+        return tuple(module for module in modules if is_deterministic(module))
 
     def check(self, *, spatial: bool) -> None:
         """Refuse what cannot be done to a kind of targets, before any batch is made.

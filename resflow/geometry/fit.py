@@ -24,6 +24,8 @@ class Fit:
         max_crop: largest share of an image's area that may be cut off, in [0, 1].
         max_upscale: largest enlargement of a side (1.0: never enlarge), or None for no limit.
         fill: red, green and blue of the padding, 0 to 255.
+        short_side: scale so that the short side is so many pixels, whatever the shape, and cut out its centre:
+            torchvision's `Resize(short_side)`, `CenterCrop`. Goes with no other limit.
 
     Raises:
         ConfigError: a value out of its range.
@@ -33,6 +35,7 @@ class Fit:
     max_upscale: float | None = None
     fill: tuple[int, int, int] = (124, 116, 104)
     stretched: bool = False
+    short_side: int | None = None
 
     def __post_init__(self) -> None:
         if not is_number(self.max_crop) or not 0 <= self.max_crop <= 1:
@@ -45,6 +48,12 @@ class Fit:
         object.__setattr__(self, "fill", fill)
         if self.stretched and (self.max_crop or self.max_upscale is not None):
             raise ConfigError("Fit.stretch() neither pads nor crops, so max_crop and max_upscale have no place in it")
+        if self.short_side is None:
+            return
+        if type(self.short_side) is not int or self.short_side < 1:
+            raise ConfigError(f"Fit.short_side must be a whole number of pixels above 0; got {self.short_side!r}")
+        if self.stretched or self.max_crop or self.max_upscale is not None:
+            raise ConfigError("Fit.short_side decides the scale, so it can't be combined with the other limits")
 
     @classmethod
     def stretch(cls) -> Fit:
@@ -62,6 +71,13 @@ class Fit:
             float64 [B, 3, 3], source pixels to output pixels.
         """
         room = np.asarray(shape, dtype=np.float64)  # [2]
+        if self.short_side is not None:
+            # as torchvision rounds: the long side is cut to whole pixels, the place of the crop goes to the even one
+            placed = (size.astype(np.int64) * self.short_side // size.min(axis=1, keepdims=True)).astype(np.float64)
+            spare = (room - placed) / 2
+            return scale_translate(
+                (placed / size)[:, ::-1], np.where(spare > 0, np.floor(spare), np.rint(spare))[:, ::-1]
+            )
         if self.stretched:
             placed = np.broadcast_to(room, size.shape).copy()  # [B, 2]
         else:

@@ -78,8 +78,28 @@ class Buckets:
         Raises:
             ConfigError: no side, or one that is no positive multiple of `stride`.
         """
+        if not sides or not all(isinstance(side, int | np.integer) and side > 0 for side in sides):
+            raise ConfigError(
+                "Buckets.square takes the sides of the squares in pixels, whole numbers above 0; got "
+                f"({', '.join(map(repr, sides))}). Write Buckets.square(224), with each resolution of the schedule."
+            )
         resolutions = np.unique(np.array(sides, dtype=np.int32))
         return cls(np.zeros(0), resolutions, np.stack([resolutions, resolutions], axis=-1)[:, None], stride)
+
+    def resized(self, resolution: int) -> Buckets:
+        """The same intervals with shapes of about the same ratios at another resolution; squares stay squares.
+
+        Args:
+            resolution: pixels.
+
+        Raises:
+            ConfigError: squares of that side are no multiple of the stride.
+        """
+        largest = self.shapes[-1:]  # [1, K, 2]
+        square = largest[..., :1] == largest[..., 1:]
+        cells = np.maximum(np.rint(largest * (resolution / self.resolutions[-1]) / self.stride), 1)
+        shapes = np.where(square, resolution, cells * self.stride).astype(np.int32)
+        return Buckets(self.edges, np.array([resolution], dtype=np.int32), shapes, self.stride, self.max_crop)
 
     def __len__(self) -> int:
         return len(self.edges) + 1
