@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from resflow import augment, schedules, sources, views
     from resflow.batch import Batch
+    from resflow.fusion import fuse
     from resflow.geometry import Fit
     from resflow.loader import DataLoader
     from resflow.normalize import IMAGENET, Normalize
@@ -40,6 +41,7 @@ __all__ = [
     "Targets",
     "World",
     "augment",
+    "fuse",
     "schedules",
     "sources",
     "views",
@@ -57,6 +59,7 @@ _HOME = {
     "Skip": "resflow.skip",
     "Targets": "resflow.targets",
     "World": "resflow.plan",
+    "fuse": "resflow.fusion",
 }
 _MODULES = ("augment", "errors", "models", "schedules", "sources", "views")
 

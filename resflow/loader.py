@@ -144,6 +144,8 @@ class DataLoader(torch.utils.data.DataLoader[T_co], Generic[T_co]):
                 if value is not None:
                     raise ConfigError(f"{name} has no meaning without a pipeline; got {value!r}. Drop it, or pass one.")
             size: Any = batch_size  # a PixelBudget is PyTorch's to refuse
+            if collate_fn is None and (batch_size is not None or batch_sampler is not None):
+                collate_fn = _collate_fused(dataset)
             super().__init__(
                 dataset, size, shuffle, sampler, batch_sampler, num_workers, collate_fn, drop_last=drop_last,
                 worker_init_fn=worker_init_fn, prefetch_factor=prefetch_factor, persistent_workers=persistent_workers,
@@ -381,6 +383,15 @@ class DataLoader(torch.utils.data.DataLoader[T_co], Generic[T_co]):
                 self._skipping = None
 
         return plain_pass(self, self._place(), begin)
+
+
+def _collate_fused(dataset: Any) -> Callable[[Any], Any] | None:
+    """What collates batches of a dataset that `fuse` made, or that holds one; None for any other."""
+    if "resflow.fusion" not in sys.modules:
+        return None
+    from resflow.fusion import collate_views, holds_fused
+
+    return collate_views if holds_fused(dataset) else None
 
 
 def _refuse(**arguments: object) -> None:

@@ -24,6 +24,7 @@ MAY_IMPORT = {
     "augment": {"errors", "geometry", "plan", "targets"},
     "models": {"errors", "geometry", "plan", "augment"},
     "decode": {"errors", "headers", "plan", "geometry"},
+    "fusion": {"errors", "headers", "plan", "geometry", "targets", "sources", "decode", "augment"},
     "config": {"errors"},
     "normalize": {"errors", "geometry"},
     "skip": {"errors"},
@@ -56,7 +57,7 @@ MAY_IMPORT = {
         "sources",
         "targets",
     },
-    "loader": {"errors", "pipeline", "plan", "runtime", "skip", "sources"},
+    "loader": {"errors", "fusion", "pipeline", "plan", "runtime", "skip", "sources"},
     "schedules": {"geometry", "plan"},
     "views": {"geometry"},
     "testing": {"errors", "plan", "geometry", "sources", "decode"},
@@ -150,11 +151,12 @@ def test_the_public_names() -> None:
         "Targets",
         "World",
         "augment",
+        "fuse",
         "schedules",
         "sources",
         "views",
     ]  # fmt: skip
-    assert len(resflow.__all__) <= 15
+    assert len(resflow.__all__) <= 18
     for name in resflow.__all__:
         assert getattr(resflow, name) is not None
     with pytest.raises(AttributeError, match="module 'resflow' has no attribute 'nothing'"):

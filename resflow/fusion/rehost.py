@@ -1,0 +1,129 @@
+"""A dataset's own code, run with images that open lazily.
+
+What a dataset opens, in which order, and what it returns is for its own `__getitem__` to know, so it is not written
+again here. It runs as it is, on a copy of the dataset whose class sees another `PIL.Image.open`. Nothing outside that
+copy changes.
+"""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Callable
+from typing import Any
+
+import PIL
+import PIL.Image
+from torchvision import get_image_backend
+from torchvision.datasets import folder
+from torchvision.tv_tensors._dataset_wrapper import VisionDatasetTVTensorWrapper
+
+from resflow.fusion.lazy import opener
+
+LOADERS = ("loader", "_loader")
+"""Attributes in which torchvision's datasets keep the function that opens an image."""
+
+_OPEN_PATHS = (folder.default_loader, folder.pil_loader)
+
+
+class _Module:
+    """A module with another value for some of its names."""
+
+    def __init__(self, module: Any, **names: Any) -> None:
+        self._module = module
+        self.__dict__.update(names)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._module, name)
+
+
+class _Globals(dict[str, Any]):
+    """A module's globals, some of them replaced; the others are looked up there when they are asked for."""
+
+    def __init__(self, module: dict[str, Any], replaced: dict[str, Any]) -> None:
+        super().__init__(replaced)
+        self._module = module
+
+    def __missing__(self, name: str) -> Any:
+        return self._module[name]
+
+
+class Openings:
+    """What stands in for the functions that open images.
+
+    Args:
+        exact: decode at full size.
+    """
+
+    def __init__(self, exact: bool) -> None:
+        self.exact = exact
+        self.open = opener(exact)
+        self._image = _Module(PIL.Image, open=self.open)
+        self._pil = _Module(PIL, Image=self._image)
+        self._classes: dict[type, type] = {}
+
+    def load(self, path: Any) -> Any:
+        """See `torchvision.datasets.folder.pil_loader`."""
+        return self.open(path).convert("RGB")
+
+    def instead(self, value: Any) -> Any:
+        """What stands in for a value; the value itself if nothing does."""
+        if value is PIL.Image:
+            return self._image
+        if value is PIL:
+            return self._pil
+        if value is PIL.Image.open:
+            return self.open
+        if any(value is loader for loader in _OPEN_PATHS) and get_image_backend() == "PIL":
+            return self.load
+        return value
+
+    def function(self, function: Any) -> Any:
+        """A function that opens lazily; the same function if it opens nothing."""
+        if not isinstance(function, types.FunctionType):
+            return function
+        code, found = function.__code__, function.__globals__
+        replaced = {name: self.instead(found[name]) for name in code.co_names if name in found}
+        replaced = {name: value for name, value in replaced.items() if value is not found[name]}
+        if not replaced:
+            return function
+        copy = types.FunctionType(
+            code, _Globals(found, replaced), function.__name__, function.__defaults__, function.__closure__
+        )
+        copy.__kwdefaults__ = function.__kwdefaults__
+        return copy
+
+    def loader(self, loader: Callable[..., Any]) -> Callable[..., Any]:
+        """A dataset's `loader` that opens lazily; the same one if that cannot be."""
+        found = self.instead(loader)
+        return found if found is not loader else self.function(loader)  # type: ignore[no-any-return]
+
+    def copy_class(self, cls: type) -> type:
+        """A subclass of a dataset's class whose methods open lazily."""
+        if cls not in self._classes:
+            methods: dict[str, Any] = {}
+            for base in reversed(cls.__mro__):
+                for name, value in vars(base).items():
+                    if isinstance(value, types.FunctionType) and name != "__init__":
+                        methods.pop(name, None)
+                        copy = self.function(value)
+                        if copy is not value:
+                            methods[name] = copy
+                    else:
+                        methods.pop(name, None)
+            self._classes[cls] = type(cls.__name__, (cls,), {**methods, "__module__": cls.__module__})
+        return self._classes[cls]
+
+    def copy(self, dataset: Any) -> Any:
+        """A copy of a dataset, of the same state, that opens lazily."""
+        copy: Any = object.__new__(self.copy_class(type(dataset)))
+        self.update(copy, dataset.__dict__)
+        return copy
+
+    def update(self, copy: Any, state: dict[str, Any]) -> None:
+        """Take over attributes."""
+        copy.__dict__.update(state)
+        if "_dataset" in state and isinstance(copy, VisionDatasetTVTensorWrapper):
+            copy.__dict__["_dataset"] = self.copy(state["_dataset"])
+        for name in LOADERS:
+            if callable(state.get(name)):
+                copy.__dict__[name] = self.loader(state[name])
