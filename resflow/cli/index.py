@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -111,17 +112,21 @@ def _as_json(found: ShardIndex, path: Path, seconds: float, missed: list[SampleE
             "fingerprint": found.fingerprint,
             "seconds": round(seconds, 3),
             "left_out": [str(error) for error in missed],
+            "remarks": {kind: asdict(remark) for kind, remark in found.remarks.items()},
         }
     )
 
 
 def _as_text(found: ShardIndex, path: Path, seconds: float, missed: list[SampleError]) -> str:
+    from resflow.sources.groups import remark_lines
+
     ratio = found.index.aspect_ratio
     listed = "".join(f"{error}\n" for error in missed) + (
         f"{plural(len(missed), 'sample')} left out\n" if missed else ""
     )
     shards = f"{plural(len(found.shards), 'shard')} ({sum(found.shard_sizes) / 1e6:,.1f} MB)"
     return (
+        f"{''.join(f'{line}{chr(10)}' for line in remark_lines(found.remarks))}"
         f"{listed}{plural(len(found), 'image')} in {shards}, "
         f"aspect ratio {ratio.min():.2f} to {ratio.max():.2f}, {seconds:.1f} s\n{path}"
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -73,6 +74,7 @@ def _sizes(source: Source) -> dict[str, Any]:
         "shards": None if shards is None else len(shards.shards),
         "bytes": None if shards is None else int(sum(shards.shard_sizes)),
         "fingerprint": index.fingerprint,
+        "remarks": {} if shards is None else {kind: asdict(remark) for kind, remark in shards.remarks.items()},
         "height": np.quantile(size[:, 0], quantiles, method="nearest").tolist(),
         "width": np.quantile(size[:, 1], quantiles, method="nearest").tolist(),
         "megapixels": {"mean": round(float(pixels.mean()) / 1e6, 4), "most": round(int(pixels.max()) / 1e6, 4)},
@@ -151,9 +153,12 @@ def _classes(sample: Sample, spec: Any) -> list[int]:
 
 
 def _as_text(told: Mapping[str, Any]) -> str:
+    from resflow.sources.groups import read_remarks, remark_lines
+
     lines = [f"{told['images']:,} images"]
     if told["shards"] is not None:
         lines[0] += f" in {told['shards']:,} shard{'s' * (told['shards'] != 1)} ({told['bytes'] / 1e6:,.1f} MB)"
+    lines += remark_lines(read_remarks(told["remarks"]))
     heads = "".join(f"{name:>9}" for name in ("least", "5%", "median", "95%", "most"))
     lines.append(f"{'':<13}{heads}")
     lines += [f"{name:<13}" + "".join(f"{value:>9,}" for value in told[name]) for name in ("height", "width")]

@@ -50,6 +50,7 @@ def lint(
     """Read and decode every sample, with its targets, and list those that are bad; exit code 3 if there are any."""
     from resflow.loader import DataLoader
     from resflow.runtime.stats import cpus
+    from resflow.sources.groups import remark_lines
 
     start = time.perf_counter()
     dataset, _ = open_data(
@@ -74,10 +75,12 @@ def lint(
     bad += [
         {"shard": one.where, "key": one.key, "offset": None, "reason": f"{one.kind}: {one.what}"} for one in problems
     ]
+    remarks = getattr(getattr(source, "shard_index", None), "remarks", {})
     seconds = time.perf_counter() - start
     if as_json:
         lenient = [asdict(one) for one in tolerated]
-        print(json.dumps({"samples": seen, "bad": bad, "tolerated": lenient, "seconds": round(seconds, 3)}))
+        told = {"samples": seen, "bad": bad, "tolerated": lenient, "seconds": round(seconds, 3)}
+        print(json.dumps(told | {"remarks": {kind: asdict(remark) for kind, remark in remarks.items()}}))
     else:
         for one in bad[:_SHOWN]:
             at = "" if one["offset"] is None else f" at byte {one['offset']:,}"
@@ -88,6 +91,8 @@ def lint(
             print(f"{one.shard}/{one.key}: {one.kind}, decoded all the same: {one.reason}")
         if len(tolerated) > _SHOWN:
             print(f"and {len(tolerated) - _SHOWN:,} more; --json lists all")
+        for line in remark_lines(remarks):
+            print(line)
         more = f", {len(tolerated):,} only read leniently (--strict refuses these)" if tolerated else ""
         print(f"{len(bad):,} bad of {seen:,} samples{more}, {seconds:.1f} s")
     if bad:

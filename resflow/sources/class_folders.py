@@ -33,7 +33,7 @@ class ClassFolderShards:
 
     def __init__(self, shards: Shards | ShardIndex, classes: Sequence[str] | None = None) -> None:
         self._source = ShardSource(shards)
-        keys = self._source.shard_index.keys
+        keys = pc.replace_substring_regex(self._source.shard_index.keys, r"^(?:\./)+", "")
         folders = pc.dictionary_encode(pc.replace_substring_regex(keys, r"^(?:.*/)?([^/]*)/[^/]*$", r"\1"))
         flat = pc.invert(pc.match_substring(keys, "/"))
         if pc.any(flat).as_py():

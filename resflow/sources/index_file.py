@@ -8,11 +8,11 @@ import json
 import multiprocessing
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ import pyarrow as pa
 
 from resflow.errors import ConfigError, IndexFileError, SampleError, ShardError, WorkerError
 from resflow.plan.index import Index
+from resflow.sources.groups import Remark, Remarks, read_remarks
 from resflow.sources.paths import Shards, quoted, shard_paths, shard_sizes, shell_words
 from resflow.sources.scan import ShardScan, scan_shard
 from resflow.sources.tar import MAX_MEMBER_BYTES, check_limit
@@ -61,6 +62,7 @@ class ShardIndex:
         path: the file this was opened from, if any.
         digests: of each shard (`scan.digest_of`), by which it is known again under another name; none in old files.
         parts: the indexes this was put together from, each with its first shard and the one after its last.
+        remarks: what was noticed about the shards' members, by kind (`groups.Remarks.found`); of a whole index alone.
     """
 
     index: Index
@@ -72,6 +74,7 @@ class ShardIndex:
     path: Path | None = None
     digests: tuple[str, ...] = ()
     parts: tuple[tuple[ShardIndex, int, int], ...] = ()
+    remarks: Mapping[str, Remark] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.index)
@@ -159,12 +162,14 @@ def build_index(
     workers = min(workers, len(paths))
     columns: dict[str, list[Any]] = {name: [] for name in _SCHEMA.names}
     digests: list[str] = []
+    remarks = Remarks()
     done = 0
     with _scans(scan, paths, workers) if scans is None else nullcontext(scans(scan, paths)) as results:
         for number, found in enumerate(results):
             if found.shard_size != sizes[number]:
                 raise ShardError("changed size while it was scanned. Index it again.", shard=str(paths[number]))
             digests.append(found.digest)
+            remarks.add(found.remarks)
             columns["shard"].append(np.full(len(found.keys), number, np.int32))
             for name in ("offset", "length", "size", "image_offset", "image_length"):
                 columns[name].append(getattr(found, name))
@@ -177,7 +182,7 @@ def build_index(
                 progress(done, sum(sizes))
     keys = pa.concat_arrays(columns.pop("key"))
     arrays = {name: np.concatenate(parts) for name, parts in columns.items()}
-    return from_columns(arrays, keys, paths, sizes, digests=tuple(digests))
+    return from_columns(arrays, keys, paths, sizes, digests=tuple(digests), remarks=remarks.found())
 
 
 def from_columns(
@@ -219,6 +224,7 @@ def write_index(index: ShardIndex, path: Path) -> ShardIndex:
         "shards": [Path(os.path.relpath(shard, folder)).as_posix() for shard in index.shards],
         "shard_sizes": list(index.shard_sizes),
         "shard_digests": list(index.digests),
+        "remarks": {kind: asdict(remark) for kind, remark in index.remarks.items()},
     }
     plain = index.index
     size = pa.FixedSizeListArray.from_arrays(pa.array(plain.size.reshape(-1)), 2)
@@ -314,6 +320,7 @@ def open_index_file(
         named = shards or tuple(map(Path, _absolute(path, meta)))
         digests = tuple(map(str, meta.get("shard_digests", ())))
         sizes = tuple(int(size) for size in meta["shard_sizes"])
+        told = read_remarks(meta.get("remarks", {}))
         column = dict(zip(_SCHEMA.names, batch.columns, strict=True))
         array = {
             name: column[name].to_numpy(zero_copy_only=True)
@@ -329,7 +336,8 @@ def open_index_file(
         raise IndexFileError(f"the index is damaged ({error}). Run: {command}", shard=where) from error
     if check:
         _check_shards(named, sizes, where, command)
-    return ShardIndex(index, column["key"], image_offset, image_length, named, sizes, path.absolute(), digests)
+    others: dict[str, Any] = {"path": path.absolute(), "digests": digests, "remarks": told}
+    return ShardIndex(index, column["key"], image_offset, image_length, named, sizes, **others)
 
 
 def _meta(reader: Any) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from resflow.errors import HeaderError, SampleError, ShardError
 from resflow.headers import find_header
-from resflow.sources.groups import IMAGE_EXTENSIONS, group_members
+from resflow.sources.groups import Remarks, group_members, remark_lines, without_image
 from resflow.sources.tar import MAX_MEMBER_BYTES, Read, read_members
 
 _WINDOW = 16 * 1024  # bytes a read: a tar header, most image headers, and the small members in between
@@ -35,6 +35,7 @@ class ShardScan:
         shard_size: bytes of the shard.
         digest: of the shard, see `digest_of`.
         left_out: why samples without a readable image are not among them, an error each.
+        remarks: what was noticed about the members.
     """
 
     keys: list[str]
@@ -46,6 +47,7 @@ class ShardScan:
     shard_size: int
     digest: str
     left_out: list[SampleError]
+    remarks: Remarks
 
 
 def scan_shard(path: Path, max_member_bytes: int = MAX_MEMBER_BYTES, leave_out: bool = False) -> ShardScan:
@@ -106,27 +108,29 @@ def _scan(descriptor: int, shard: str, max_member_bytes: int, leave_out: bool) -
     keys: list[str] = []
     rows: list[tuple[int, ...]] = []
     left_out: list[SampleError] = []
-    for key, members, image, (start, end) in (
-        (group.key, group.members, group.image, group.extent)
-        for group in group_members(read_members(read, shard, end=shard_size, max_member_bytes=max_member_bytes), shard)
-    ):
+    remarks = Remarks()
+    members = read_members(read, shard, end=shard_size, max_member_bytes=max_member_bytes)
+    for group in group_members(members, shard, remarks):
+        image, (start, end) = group.image, group.extent
+        if image is None:  # an error further on may tell that its image lies there
+            left_out.append(without_image(group, shard))
+            continue
         try:
-            if image is None:
-                raise HeaderError(
-                    f"no image among its members {sorted(members)}; expected one of {', '.join(IMAGE_EXTENSIONS)}. "
-                    "Add the image or drop the sample"
-                )
             header = find_header(functools.partial(read, image.offset), image.size)
         except HeaderError as error:
-            located = error.located(key=key, shard=shard)
+            located = error.located(key=group.key, shard=shard)
             if not leave_out:
                 raise located from error
             left_out.append(located)
             continue
-        keys.append(key)
+        keys.append(group.key)
         rows.append((start, end - start, header.height, header.width, image.offset - start, image.size))
+    if left_out and not leave_out:
+        raise left_out[0]
     if not rows:
         some = f"no sample with a readable image, and {len(left_out)} without" if left_out else "no samples"
+        if not left_out:
+            some += "".join(f" ({line})" for line in remark_lines(remarks.found()))
         raise ShardError(f"the shard holds {some}. Leave it out, or write it again.", shard=shard)
     table = np.array(rows, dtype=np.int64)
     return ShardScan(
@@ -139,6 +143,7 @@ def _scan(descriptor: int, shard: str, max_member_bytes: int, leave_out: bool) -
         shard_size=shard_size,
         digest=_digest(descriptor, shard_size),
         left_out=left_out,
+        remarks=remarks,
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -12,7 +13,7 @@ import braceexpand
 import numpy as np
 import torch.utils.data
 
-from resflow.errors import ConfigError, HeaderError, ShardError
+from resflow.errors import ConfigError, ShardError
 from resflow.plan.order import bits
 from resflow.plan.world import World
 from resflow.sources.addresses import identity, is_remote, shown
@@ -20,13 +21,21 @@ from resflow.sources.base import Sample
 from resflow.sources.cache import ShardCache
 from resflow.sources.fetch import CHUNK, Fetcher, RemoteFile
 from resflow.sources.filling import bring
-from resflow.sources.groups import IMAGE_EXTENSIONS, group_members, split_name
+from resflow.sources.groups import (
+    IMAGE_EXTENSIONS,
+    Remarks,
+    group_members,
+    remark_lines,
+    split_name,
+    without_image,
+)
 from resflow.sources.paths import Shards, shard_paths
 from resflow.sources.store import Store
 from resflow.sources.tar import MAX_MEMBER_BYTES, Member, check_limit, read_members, too_large
 
 __all__ = ["ShardStream", "is_remote", "read_shard", "stream_names"]
 
+_LOG = logging.getLogger("resflow")
 _SHARDS, _SAMPLES = 16, 17  # purposes of random bits
 
 
@@ -181,26 +190,33 @@ def read_shard(shard: str, store: Store | None = None, max_member_bytes: int = M
 
 
 def _read_all(shards: list[str], store: Store, max_member_bytes: int) -> Iterator[Sample]:
-    fetcher = Fetcher(store)
+    fetcher, said = Fetcher(store), False
     try:
         for shard in shards:
-            stream = _Forward(_open(shard, fetcher))
+            stream, remarks = _Forward(_open(shard, fetcher)), Remarks()
             try:
-                yield from _samples(stream, shown(shard), max_member_bytes)
+                yield from _samples(stream, shown(shard), max_member_bytes, remarks)
             finally:
                 stream.close()
+            if not said and "doubled" in (found := remarks.found()):
+                _LOG.warning("%s: %s", shown(shard), remark_lines(found)[-1])
+                said = True
     finally:
         fetcher.close()
 
 
-def _samples(stream: _Forward, shard: str, max_member_bytes: int) -> Iterator[Sample]:
+def _samples(stream: _Forward, shard: str, max_member_bytes: int, remarks: Remarks) -> Iterator[Sample]:
     held: dict[int, memoryview] = {}  # data by offset, from a member's arrival to its sample's end
 
     def members() -> Iterator[Member]:
-        key, size = "", 0  # of the sample under way, so far
+        key, size, first = "", 0, 0  # of the sample under way, so far
         for member in read_members(stream.read, shard, end=None, max_member_bytes=max_member_bytes):
             if (parts := split_name(member.name)) is not None:
-                key, size = parts[0], member.size + (size if parts[0] == key else 0)
+                if parts[0] != key:
+                    for offset in [offset for offset in held if offset < first]:
+                        del held[offset]  # of files that were no samples
+                    key, size, first = parts[0], 0, member.offset
+                size += member.size
                 if size > max_member_bytes:
                     what = f"sample {key!r}, up to member {member.name!r},"
                     raise too_large(what, size, max_member_bytes, shard, member.header)
@@ -215,20 +231,16 @@ def _samples(stream: _Forward, shard: str, max_member_bytes: int) -> Iterator[Sa
             yield member
 
     found = False
-    for group in group_members(members(), shard):
+    for group in group_members(members(), shard, remarks):
         found = True
         parts = {extension: held.pop(member.offset) for extension, member in group.members.items()}
         image = next((parts[extension] for extension in IMAGE_EXTENSIONS if extension in parts), None)
         if image is None:
-            raise HeaderError(
-                f"no image among its members {sorted(parts)}; expected one of {', '.join(IMAGE_EXTENSIONS)}. "
-                "Add the image or drop the sample",
-                key=group.key,
-                shard=shard,
-            )
+            raise without_image(group, shard)
         yield Sample(group.key, shard, image, parts)
     if not found:
-        raise ShardError("the shard holds no samples. Leave it out, or write it again.", shard=shard)
+        told = "".join(f" ({line})" for line in remark_lines(remarks.found()))
+        raise ShardError(f"the shard holds no samples{told}. Leave it out, or write it again.", shard=shard)
 
 
 class _Open(Protocol):

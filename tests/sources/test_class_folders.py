@@ -79,3 +79,9 @@ def test_real_cifar(tmp_path: Path) -> None:
     found = source.read(np.arange(len(source)))
     assert [(source.classes[sample.target], bytes(sample.image)) for sample in found] == expected  # type: ignore[index]
     assert Counter(source.targets.tolist()) == Counter(dict.fromkeys(range(10), 100))
+
+
+def test_a_leading_dot_is_no_class(make_tar: Callable[..., Path], jpeg: Jpeg) -> None:
+    assert ClassFolderShards(make(make_tar, jpeg, [f"./{name}" for name in NAMES])).classes == ("ant", "cat", "dog")
+    with pytest.raises(ConfigError, match="'1' lies in no folder"):
+        ClassFolderShards(make(make_tar, jpeg, ["./1.jpg"]))
