@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +19,7 @@ from resflow.runtime.blank import blanked
 from resflow.runtime.labels import PixelClasses
 from resflow.runtime.meter import Stopwatch
 from resflow.targets import Instances, KeypointPairs, hand_out
+from resflow.targets.types import REMOVED
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +41,8 @@ class Finish:
     pipeline: Pipeline
     collate: Callable[[Batch], Any] | None = None
     spent: Stopwatch = dataclasses.field(init=False, repr=False, compare=False, default_factory=Stopwatch)
+    objects: Counter[str] = dataclasses.field(init=False, repr=False, compare=False, default_factory=Counter)
+    """Objects handed out ("given") and left out, by reason, since they were last taken."""
     _augment: Any = dataclasses.field(init=False, repr=False, compare=False, default=None)
     _told: set[str] = dataclasses.field(init=False, repr=False, compare=False, default_factory=set)
 
@@ -76,6 +80,10 @@ class Finish:
         elif pipeline.augment:
             images = images.to(pipeline.dtype)
         pairs = self._keypoint_pairs(batch)
+        if isinstance(batch.targets, Instances):
+            self.objects.update({"given": len(batch.targets.boxes)})
+            if batch.targets.removed is not None:
+                self.objects.update(dict(zip(REMOVED, batch.targets.removed.sum(0).tolist(), strict=True)))
         batch = dataclasses.replace(batch, images=images, targets=self._handed_out(batch), keypoint_pairs=pairs)
         return batch if self.collate is None else self.collate(batch)
 

@@ -82,12 +82,13 @@ def sample_target(
         if isinstance(spec, str):
             return class_number(value, name) if isinstance(value, bytes | memoryview) else value
         if isinstance(value, bytes | memoryview):
-            return annotation_from_json(bytes(value)) if name.endswith("json") else LabelMap(value)
+            options = {"box_format": spec.box_format}
+            return annotation_from_json(bytes(value), **options) if name.endswith("json") else LabelMap(value)
         target = value
     if isinstance(spec, str):
         _warn_of_places(target)
         return target
-    return _spatial(target, keypoint_pairs)
+    return _spatial(target, keypoint_pairs, spec.box_format)
 
 
 def batch_targets(values: Sequence[object], samples: Sequence[Sample], geometry: Geometry, spec: Spec) -> Any:
@@ -176,13 +177,13 @@ def _warn_of_places(target: object) -> None:
         )
 
 
-def _spatial(target: object, pairs: KeypointPairs | None) -> object:
+def _spatial(target: object, pairs: KeypointPairs | None, box_format: str | None) -> object:
     """What a dataset brings as objects or as a class for each pixel."""
     if isinstance(target, Image.Image):
         return LabelMap.from_array(np.asarray(target))
     if isinstance(target, np.ndarray | torch.Tensor) and target.ndim in (2, 3):
         return LabelMap.from_array(np.asarray(target))
-    return annotation_from(target, keypoint_pairs=pairs)
+    return annotation_from(target, keypoint_pairs=pairs, box_format=box_format)
 
 
 def _names(members: Mapping[str, Any]) -> str:

@@ -21,6 +21,7 @@ from resflow.geometry import Geometry
 from resflow.geometry.affine import is_axis_aligned, transform_points
 from resflow.runtime.stats import LOOP, MADE, Stats
 from resflow.sources import Sample
+from resflow.targets.types import REMOVED
 
 _Item = TypeVar("_Item")
 _LOG = logging.getLogger("resflow")
@@ -109,6 +110,7 @@ class Meter:
         self._cropped = 0.0
         self._tolerated: Counter[str] = Counter()
         self._said: set[str] = set() if before is None else before._said
+        self._objects: Counter[str] = Counter()
         self._depths = self._asked = 0
         self.depth: Callable[[], int | None] = _unknown
         """How many finished batches wait."""
@@ -151,6 +153,10 @@ class Meter:
         """The loop is given its batch, which `finish` has finished and may have timed."""
         spent: Stopwatch | None = getattr(finish, "spent", None)
         copied = 0.0 if spent is None else spent.take().get("copy", 0.0)
+        objects: Counter[str] | None = getattr(finish, "objects", None)
+        if objects:
+            self._objects.update(objects)
+            objects.clear()
         self._until("augment")
         self._seconds["augment"] -= copied
         self._seconds["copy"] += copied
@@ -182,6 +188,8 @@ class Meter:
             cropped=self._cropped / self._images if self._images else 0.0,
             bytes_read=self._bytes,
             tolerated=dict(self._tolerated),
+            objects=self._objects["given"],
+            removed={reason: self._objects[reason] for reason in REMOVED if self._objects[reason]},
         )
 
     def _until(self, stage: str) -> None:

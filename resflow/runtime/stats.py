@@ -40,6 +40,9 @@ class Stats:
         cropped: share of an image's area that is not shown, in [0, 1], averaged over images.
         bytes_read: encoded bytes, of tars without their headers.
         tolerated: images that `Pipeline(strict=True)` would refuse, by kind: "damaged", and "cut off" (to 8 bits).
+        objects: objects (boxes) that were handed out.
+        removed: objects that were left out, by reason: "outside" (nothing of the box is in the frame), "min_visible",
+            "min_side" (a side is too short), "mask" (it shows no pixel, or too few).
     """
 
     epoch: int
@@ -56,6 +59,8 @@ class Stats:
     cropped: float
     bytes_read: int
     tolerated: dict[str, int] = field(default_factory=dict)
+    objects: int = 0
+    removed: dict[str, int] = field(default_factory=dict)
 
     @property
     def images_per_second(self) -> dict[str, float]:
@@ -117,6 +122,9 @@ class Stats:
             lines.append(f"queue    {self.queue_depth:.1f} of {self.queue_size} batches ready when one was asked for")
         if self.tolerated:
             lines.append("images " + ", ".join(f"{kind}: {count:,}" for kind, count in self.tolerated.items()))
+        if self.objects or self.removed:
+            lost = ", ".join(f"{count:,} {reason}" for reason, count in self.removed.items()) or "none"
+            lines.append(f"objects  {self.objects:,} handed out; left out: {lost}")
         return "\n".join([*lines, self.advice])
 
 

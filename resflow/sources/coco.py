@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from resflow.errors import ConfigError
 from resflow.sources.annotated import AnnotatedSource
@@ -14,6 +15,7 @@ from resflow.sources.coco_json import CocoFile, coco_images, is_panoptic, read_c
 from resflow.sources.keep import checked_pairs, open_objects
 from resflow.sources.lint import Problem, check_on_error
 from resflow.sources.objects import Found
+from resflow.targets.boxes import BOX_FORMATS, box_edges
 from resflow.targets.mirror import KeypointPairs
 
 
@@ -29,6 +31,8 @@ class Coco(AnnotatedSource):
         images: folder that the file names in the annotations are relative to.
         annotations: a file (instances or person_keypoints); or several of the same images, whose records are joined
             by their ids: so instances and person_keypoints give all objects, those of persons with keypoints.
+        box_format: what the four numbers of `bbox` are: "xywh" as COCO has them (None, too), "xyxy" or "cxcywh", in
+            pixels; or "xywh_norm", "xyxy_norm" or "cxcywh_norm", shares of the image, which None refuses.
         keypoint_pairs: which keypoints swap places in a mirrored image: pairs of places, or a permutation of all
             (YOLO's `flip_idx`); () if none do. None takes those whose names differ by the side alone (left_eye and
             right_eye, L_Eye, eye.L, LHip, "Right Ear", ...).
@@ -54,11 +58,14 @@ class Coco(AnnotatedSource):
         images: str | Path,
         annotations: str | Path | Sequence[str | Path],
         *,
+        box_format: str | None = None,
         keypoint_pairs: KeypointPairs | Sequence[int] | None = None,
         upright: bool = False,
         on_error: str = "raise",
     ) -> None:
         check_on_error(on_error)
+        if box_format not in (None, *BOX_FORMATS):
+            raise ConfigError(f"box_format must be one of {', '.join(BOX_FORMATS)}, or None; got {box_format!r}")
         coco = read_coco(annotations)
         if is_panoptic(coco):
             raise ConfigError(f"{coco.where} is a panoptic file. Open it as CocoPanoptic(images, annotations, masks).")
@@ -68,7 +75,7 @@ class Coco(AnnotatedSource):
         places = {number: place for place, number in enumerate(coco.images)}
         found = []
         for record in coco.annotations:
-            item = _object(record, places, coco.where)
+            item = _object(record, places, coco.where, box_format or "xywh", sizes)
             if isinstance(item, Problem):
                 problems.append(item)
             else:
@@ -81,6 +88,7 @@ class Coco(AnnotatedSource):
             name=coco.where,
             problems=coco.problems + problems,
             categories=set(coco.categories),
+            pixels=box_format is not None,
             keypoints=len(self.keypoint_names),
             pairs=self.keypoint_pairs,
             where=lambda item: f"{coco.where} annotation {item.line}",
@@ -120,7 +128,9 @@ def _keypoints(coco: CocoFile) -> tuple[tuple[str, ...], tuple[tuple[int, int], 
     return kinds.pop() if kinds else ((), ())
 
 
-def _object(record: dict[str, Any], places: dict[int, int], where: str) -> Found | Problem:
+def _object(
+    record: dict[str, Any], places: dict[int, int], where: str, form: str, sizes: npt.NDArray[np.int32]
+) -> Found | Problem:
     number = record["id"]
     where = f"{where} annotation {number}"
     try:
@@ -131,11 +141,16 @@ def _object(record: dict[str, Any], places: dict[int, int], where: str) -> Found
             return Problem("unknown image", "", where, f"image {image!r} is not in the list of images")
         if type(label) is not int:
             return Problem("unknown category", "", where, f"category {label!r} is no number")
+        box = (left, top, left + width, top + height)
+        if form != "xywh":
+            unit = sizes[places[image], [1, 0, 1, 0]] if form.endswith("_norm") else 1.0
+            box = tuple((box_edges(np.array([[left, top, width, height]]), form)[0] * unit).tolist())
+            area = None  # of what unit?
         return Found(
             image=places[image],
             line=number,
             label=label,
-            box=(left, top, left + width, top + height),
+            box=box,
             area=None if area is None else float(area),
             iscrowd=bool(record.get("iscrowd", 0)),
             mask=record.get("segmentation") or None,

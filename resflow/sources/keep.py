@@ -13,7 +13,12 @@ from resflow.sources.annotated import Files
 from resflow.sources.lint import LintReport, Problem, settle
 from resflow.sources.object_checks import checked_objects
 from resflow.sources.objects import Found, Objects, kept_objects
+from resflow.targets.boxes import check_pixels
 from resflow.targets.mirror import KeypointPairs, as_pairs, mirrored_pairs
+
+_SHARES = (
+    "Multiply them by the image's width and height; or pass Coco(box_format='xywh_norm'), or 'xywh' if they are pixels."
+)
 
 
 class Kept(NamedTuple):
@@ -38,6 +43,7 @@ def open_objects(
     pairs: KeypointPairs | None = None,
     where: Callable[[Found], str],
     on_error: str,
+    pixels: bool = False,
 ) -> Kept:
     """Check the objects of a dataset and keep the sound ones.
 
@@ -53,13 +59,17 @@ def open_objects(
         pairs: which of them swap places in a mirror.
         where: the place of an object.
         on_error: "raise" or "drop".
+        pixels: whether boxes are known to be pixels; else boxes that look like shares of the image are refused.
 
     Returns:
         What is kept.
 
     Raises:
-        TargetError: there are problems, and `on_error` is "raise".
+        TargetError: there are problems, and `on_error` is "raise"; or all boxes look like shares of the image.
     """
+    if not pixels:
+        boxes = np.array([item.box for item in found], np.float64).reshape(-1, 4)
+        check_pixels(boxes[np.isfinite(boxes).all(axis=1)], f"all boxes of {name}", _SHARES)
     sound, wrong = checked_objects(found, files.names, sizes, categories=categories, keypoints=keypoints, where=where)
     report = LintReport(name, (*problems, *wrong), len(files.names), len(found))
     settle(report, on_error)

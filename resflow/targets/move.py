@@ -18,7 +18,7 @@ from resflow.targets.draw import draw_masks, warp_masks
 from resflow.targets.label_maps import move_label_maps, place_label_maps
 from resflow.targets.mirror import KeypointPairs, as_pairs
 from resflow.targets.options import Targets
-from resflow.targets.types import Annotation, Instances
+from resflow.targets.types import Annotation, Instances, in_pixels
 
 __all__ = ["hulls", "move_instances", "move_label_maps", "move_points", "place_annotations", "place_label_maps"]
 
@@ -52,6 +52,7 @@ def place_annotations(annotations: Sequence[Annotation | None], geometry: Geomet
         TargetError: masks or keypoints were asked for and an image with objects has none, or they are broken or of
             different kinds; its `position` tells the image.
     """
+    sizes = geometry.source_size.tolist()
     given = [Annotation.empty() if one is None else one for one in annotations]
     if len(given) != len(geometry):
         raise TargetError(f"annotations must be one for each image; got {len(given)} for {len(geometry)} images")
@@ -59,7 +60,7 @@ def place_annotations(annotations: Sequence[Annotation | None], geometry: Geomet
     def draw(places: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         return draw_masks(given, places.numpy(), geometry)
 
-    source = _joined(given, options)
+    source = _joined([in_pixels(one, size) for one, size in zip(given, sizes, strict=True)], options)
     return _moved(source, geometry.matrix, geometry.source_size, geometry.output_size, options, draw)
 
 
@@ -136,7 +137,9 @@ def _moved(
     boxes = moved.clamp(min=0).minimum(frame)
     share = (_sides(boxes).prod(1) / _sides(whole).prod(1)).nan_to_num(0, posinf=0).clamp(max=1)
     visible = objects.visible * share
-    keep = _large(boxes, options) & (visible >= options.min_visible - _NOISE)
+    inside, seen, large = _sides(boxes).amin(1) > 0, visible >= options.min_visible - _NOISE, _large(boxes, options)
+    keep = seen & large
+    reasons = torch.stack([~inside, inside & ~seen, inside & seen & ~large, torch.zeros_like(keep)], 1).long()  # [M, 4]
     masks = None
     if options.masks:
         turned = torch.from_numpy(~is_axis_aligned(matrix)).to(device)[image]
@@ -146,8 +149,11 @@ def _moved(
         boxes[kept] = torch.where((turned | cut)[kept, None], edges, boxes[kept])
         shown = (edges[:, 2] > 0) & _large(boxes[kept], options)
         keep[kept] = shown
+        reasons[kept, -1] = (~shown).long()
         masks = masks if bool(shown.all()) else masks[shown]
     kept = keep.nonzero()[:, 0]
+    before = torch.zeros(len(objects), reasons.shape[1], dtype=torch.int64, device=device)
+    before = before if objects.removed is None else objects.removed
     keypoints = None
     if options.keypoints and objects.keypoints is not None:
         points = swapped(objects.keypoints[kept], objects.keypoint_pairs, determinant[kept] < 0)
@@ -163,6 +169,7 @@ def _moved(
         masks=masks,
         keypoints=keypoints,
         keypoint_pairs=objects.keypoint_pairs,
+        removed=before.index_add(0, image, reasons),
     )
 
 

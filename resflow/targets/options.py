@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from math import inf
 
 from resflow.errors import ConfigError
+from resflow.targets.boxes import BOX_FORMATS
 from resflow.targets.mirror import KeypointPairs, as_pairs
 
 FORMATS = ("list", "tv_tensors", "padded")
@@ -28,6 +29,9 @@ class Targets:
         keypoints: whether objects come with keypoints, float32 [N, K, 3].
         min_visible: least visible share of an object's box, in [0, 1].
         min_side: least width and height of an object's clipped box, in pixels of the batch, at least 0.
+        box_format: what the four numbers of a box are, in a dataset's own dicts and in COCO's records: "xyxy", "xywh"
+            or "cxcywh" in pixels, or "xyxy_norm", "xywh_norm" or "cxcywh_norm" as shares of the image. None: "xyxy"
+            beside `labels`, "xywh" in COCO's records; boxes that look like shares are then refused.
         keypoint_pairs: which keypoints swap places in a mirrored image: pairs of places ((1, 2), (3, 4)), or a
             permutation of all ([0, 2, 1, 4, 3], as YOLO's `flip_idx`); () if none do. None takes what the source knows.
         ignore_index: class of pixels that show no image, in label maps; in [-32768, 65535].
@@ -43,6 +47,7 @@ class Targets:
     keypoint_pairs: KeypointPairs | Sequence[int] | None = None
     min_visible: float = 0.0
     min_side: float = 1.0
+    box_format: str | None = None
     ignore_index: int = 255
 
     def __post_init__(self) -> None:
@@ -57,6 +62,7 @@ class Targets:
                 _number(self.min_side) and 0 <= self.min_side < inf,
                 "a number of pixels, at least 0",
             ),
+            ("box_format", self.box_format in (None, *BOX_FORMATS), f"one of {', '.join(BOX_FORMATS)}, or None"),
             (
                 "ignore_index",
                 type(self.ignore_index) is int and -32768 <= self.ignore_index <= 65535,

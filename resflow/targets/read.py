@@ -11,13 +11,18 @@ import numpy as np
 import numpy.typing as npt
 
 from resflow.errors import TargetError
+from resflow.targets.boxes import PIXEL_FORMATS, box_edges, check_pixels
 from resflow.targets.mirror import KeypointPairs
 from resflow.targets.types import Annotation, Segmentation
 
 _WAY_OUT = (
     "Give COCO annotations, or a dict of boxes and labels; a dataset's target_transform can turn others into these."
 )
-_FORMS = ("XYXY", "XYWH", "CXCYWH")
+_SHARES = (
+    "For shares pass rf.Targets(box_format=...) as 'xyxy_norm', 'xywh_norm' or 'cxcywh_norm'; for pixels as 'xyxy', "
+    "'xywh' or 'cxcywh'."
+)
+_POINTS = "Multiply them by the image's width and height."
 
 
 def annotation_from(
@@ -26,6 +31,7 @@ def annotation_from(
     image_id: int | None = None,
     classes: Mapping[str, int] | None = None,
     keypoint_pairs: KeypointPairs | None = None,
+    box_format: str | None = None,
 ) -> Annotation:
     """Read the objects of one image.
 
@@ -39,9 +45,12 @@ def annotation_from(
             evaluation passes over both.
         keypoint_pairs: which keypoints swap places when an image is mirrored, where the value has neither
             `keypoint_pairs` nor `flip_idx`; None where it is not known.
+        box_format: one of `BOX_FORMATS`, what the four numbers of a box are; None: "xywh" in COCO's records and "xyxy"
+            beside `labels`. tv_tensors know it themselves.
 
     Raises:
-        TargetError: another kind of value, a missing field, a wrong length or a number that is not finite.
+        TargetError: another kind of value, a missing field, a wrong length, a number that is not finite, or shares of
+            the image where pixels are expected.
     """
     if isinstance(value, Annotation):
         return value
@@ -49,19 +58,23 @@ def annotation_from(
         pairs = value.get("keypoint_pairs", value.get("flip_idx", keypoint_pairs))
         if "annotations" in value:
             given = _whole(value["image_id"], "image_id") if "image_id" in value else image_id
-            return _from_coco(value["annotations"], given, pairs)
+            return _from_coco(value["annotations"], given, pairs, box_format)
         if "boxes" in value:
-            return _from_tensors(value, image_id, pairs)
+            return _from_tensors(value, image_id, pairs, box_format)
         if "annotation" in value:
             return _from_voc(value["annotation"], image_id, classes)
         raise TargetError(f"no objects in a dict of {', '.join(map(repr, value)) or 'nothing'}. {_WAY_OUT}")
     if isinstance(value, Sequence) and not isinstance(value, str | bytes):
-        return _from_coco(value, image_id, keypoint_pairs)
+        return _from_coco(value, image_id, keypoint_pairs, box_format)
     raise TargetError(f"objects must be a list of COCO annotations or a dict; got {type(value).__name__}. {_WAY_OUT}")
 
 
-def annotation_from_json(encoded: bytes | str) -> Annotation:
+def annotation_from_json(encoded: bytes | str, *, box_format: str | None = None) -> Annotation:
     """Read the member of a shard that holds objects: what `annotation_json` wrote, or a bare list of COCO annotations.
+
+    Args:
+        encoded: JSON.
+        box_format: as in `annotation_from`.
 
     Raises:
         TargetError: not JSON, or what `annotation_from` refuses.
@@ -70,7 +83,7 @@ def annotation_from_json(encoded: bytes | str) -> Annotation:
         value = json.loads(encoded)
     except (ValueError, RecursionError) as error:
         raise TargetError(f"objects must be JSON; got {len(encoded)} bytes from {encoded[:40]!r} ({error})") from error
-    return annotation_from(value)
+    return annotation_from(value, box_format=box_format)
 
 
 def annotation_json(annotation: Annotation) -> dict[str, Any]:
@@ -108,21 +121,26 @@ def annotation_json(annotation: Annotation) -> dict[str, Any]:
     return value
 
 
-def _from_coco(records: Any, image_id: int | None, pairs: Any) -> Annotation:
+def _from_coco(records: Any, image_id: int | None, pairs: Any, form: str | None) -> Annotation:
     if not isinstance(records, Sequence) or not all(isinstance(record, Mapping) for record in records):
         raise TargetError(f"COCO annotations must be a list of dicts; got {_shown(records)}. {_WAY_OUT}")
-    corners = np.zeros((len(records), 4))
+    boxes = np.array([_numbers(record, "bbox", place, 4) for place, record in enumerate(records)]).reshape(-1, 4)
+    if form is None:
+        check_pixels(boxes, "the boxes", _SHARES)
+    form = form or "xywh"
+    if not form.startswith("xyxy") and (negative := (boxes[:, 2:] < 0).any(axis=1)).any():
+        place = int(np.argmax(negative))
+        raise TargetError(
+            f"bbox must be x, y, width, height with neither side negative; got {_shown(records[place]['bbox'])} "
+            f"for object {place}"
+        )
+    corners = box_edges(boxes, form)
     for place, record in enumerate(records):
-        left, top, width, height = _numbers(record, "bbox", place, 4)
-        if not (width >= 0 and height >= 0):
-            raise TargetError(
-                f"bbox must be x, y, width, height with neither side negative; got {_shown(record['bbox'])} "
-                f"for object {place}"
-            )
-        exact = _numbers(record, "corners", place, 4) if "corners" in record else None
-        corners[place] = exact or (left, top, left + width, top + height)
+        if "corners" in record:
+            corners[place] = _numbers(record, "corners", place, 4)
     sides = corners[:, 2:] - corners[:, :2]
-    area = [_number(record, "area", place, float(sides[place].prod())) for place, record in enumerate(records)]
+    stated: Sequence[Mapping[str, Any]] = [{}] * len(records) if form.endswith("_norm") else records  # of what unit?
+    area = [_number(record, "area", place, float(sides[place].prod())) for place, record in enumerate(stated)]
     labels = [_whole(_field(record, "category_id", place), "category_id") for place, record in enumerate(records)]
     numbers = {_whole(record["image_id"], "image_id") for record in records if "image_id" in record}
     if len(numbers) > 1:
@@ -138,6 +156,7 @@ def _from_coco(records: Any, image_id: int | None, pairs: Any) -> Annotation:
         masks=_masks([record.get("segmentation") for record in records]),
         keypoints=_coco_keypoints(records),
         keypoint_pairs=pairs,
+        normalized=form.endswith("_norm"),
     )
 
 
@@ -153,25 +172,35 @@ def _coco_keypoints(records: Sequence[Mapping[str, Any]]) -> npt.NDArray[np.floa
     keypoints = np.zeros((len(records), length // 3, 3))
     for place in having:
         keypoints[place] = np.reshape(_numbers(records[place], "keypoints", place, length), (-1, 3))
+    check_pixels(keypoints[..., :2], "the keypoints", _POINTS)
     return keypoints
 
 
-def _from_tensors(value: Mapping[str, Any], image_id: int | None, pairs: Any) -> Annotation:
+def _from_tensors(value: Mapping[str, Any], image_id: int | None, pairs: Any, form: str | None) -> Annotation:
     boxes = _array(value["boxes"], "boxes", np.float64)
-    form = getattr(getattr(value["boxes"], "format", None), "name", "XYXY")  # of tv_tensors.BoundingBoxes
-    if form not in _FORMS:
-        raise TargetError(f"boxes must be {', '.join(_FORMS)}; got {form}. Rotated boxes are not supported.")
+    known = getattr(getattr(value["boxes"], "format", None), "name", "").lower()  # of tv_tensors.BoundingBoxes
+    if known and known not in PIXEL_FORMATS:
+        raise TargetError(
+            f"boxes must be {', '.join(PIXEL_FORMATS).upper()}; got {known.upper()}. Rotated boxes are not supported."
+        )
     boxes = boxes.reshape(0, 4) if boxes.size == 0 else boxes
     if boxes.ndim != 2 or boxes.shape[1] != 4:
         raise TargetError(f"boxes must be [N, 4]; got {list(boxes.shape)}")
-    boxes = _corners(boxes, form)
+    if form is None or known:
+        check_pixels(boxes, "the boxes", _SHARES)
+    form = known or form or "xyxy"
+    boxes = box_edges(boxes, form)
     if "labels" not in value:
         raise TargetError(f"no labels beside boxes; got {', '.join(map(repr, value))}. {_WAY_OUT}")
     count = len(boxes)
     crowd = _array(value.get("iscrowd", np.zeros(count)), "iscrowd", np.float64)
-    area = _array(value["area"], "area", np.float64) if "area" in value else (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)
+    shares = form.endswith("_norm")
+    area = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)
+    area = _array(value["area"], "area", np.float64) if "area" in value and not shares else area
     masks = _mask_pixels(value["masks"]) if value.get("masks") is not None else None
     keypoints = _array(value["keypoints"], "keypoints", np.float64) if value.get("keypoints") is not None else None
+    if keypoints is not None and keypoints.ndim == 3:
+        check_pixels(keypoints[..., :2], "the keypoints", _POINTS)
     number = value.get("image_id", image_id)
     return Annotation(
         boxes=boxes,
@@ -182,16 +211,8 @@ def _from_tensors(value: Mapping[str, Any], image_id: int | None, pairs: Any) ->
         masks=None if masks is None else tuple(masks),
         keypoints=keypoints,
         keypoint_pairs=pairs,
+        normalized=shares,
     )
-
-
-def _corners(boxes: npt.NDArray[np.float64], form: str) -> npt.NDArray[np.float64]:
-    first, second = boxes[:, :2], boxes[:, 2:]
-    if form == "XYXY":
-        return boxes
-    if form == "XYWH":
-        return np.concatenate([first, first + second], axis=1)
-    return np.concatenate([first - second / 2, first + second / 2], axis=1)
 
 
 def _from_voc(value: Any, image_id: int | None, classes: Mapping[str, int] | None) -> Annotation:
@@ -224,7 +245,14 @@ def _from_voc(value: Any, image_id: int | None, classes: Mapping[str, int] | Non
 
 
 def _masks(masks: list[Segmentation | None]) -> tuple[Segmentation | None, ...] | None:
+    for mask in masks:
+        if isinstance(mask, list) and mask and isinstance(mask[0], list) and max(map(_size_of, mask[0]), default=2) < 2:
+            check_pixels(np.array(mask[0], np.float64), "the polygons", _POINTS)
     return None if masks and all(mask is None for mask in masks) else tuple(masks)
+
+
+def _size_of(number: Any) -> float:
+    return abs(number) if isinstance(number, int | float) else math.inf
 
 
 def _plain_mask(mask: Segmentation) -> Any:

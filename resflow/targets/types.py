@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -16,6 +16,11 @@ from resflow.targets.mirror import KeypointPairs, as_pairs
 Segmentation: TypeAlias = Sequence[Sequence[float]] | Mapping[str, Any] | npt.NDArray[np.uint8]
 """One object's mask as COCO writes it: polygons [[x0, y0, x1, y1, ...], ...] in pixel edges, an RLE dict ("size" [H, W]
 and "counts", a list, str or bytes), or uint8 [H, W] of the source image's size, 0 or 1."""
+
+
+REMOVED = ("outside", "min_visible", "min_side", "mask")
+"""Why an object is left out of a batch: nothing of its box is in the frame, less than `min_visible` of it, a side of it
+is shorter than `min_side`, or its mask shows no pixel (or too few for `min_side`)."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -33,6 +38,8 @@ class Annotation:
             where the dataset has none.
         keypoint_pairs: which keypoints swap places when an image is mirrored: pairs of places, or a permutation of all
             (YOLO's `flip_idx`); () where none do, None where it is not known.
+        normalized: whether boxes (and area) are shares of the image's width and height instead of pixels; they become
+            pixels when the image is placed. Masks and keypoints are pixels all the same.
 
     Raises:
         TargetError: a dtype or shape is wrong, a number is not finite, a box ends before it begins, or
@@ -47,6 +54,7 @@ class Annotation:
     masks: tuple[Segmentation | None, ...] | None = None
     keypoints: npt.NDArray[np.float64] | None = None
     keypoint_pairs: KeypointPairs | None = None
+    normalized: bool = False
 
     def __post_init__(self) -> None:
         count = len(self.boxes)
@@ -58,7 +66,8 @@ class Annotation:
             bad = int(np.argmin((self.boxes[:, :2] <= self.boxes[:, 2:]).all(axis=1)))
             raise TargetError(
                 f"a box must be left, top, right, bottom with right >= left and bottom >= top; got "
-                f"{self.boxes[bad].tolist()} for object {bad}. Boxes given as x, y, width, height must be turned first."
+                f"{self.boxes[bad].tolist()} for object {bad}. For x, y, width, height pass "
+                "rf.Targets(box_format='xywh')."
             )
         if self.masks is not None and len(self.masks) != count:
             raise TargetError(f"masks must be one for each box; got {len(self.masks)} masks and {count} boxes")
@@ -80,6 +89,20 @@ class Annotation:
         """No objects: of an image that shows none, or of a blank place in a batch."""
         none = np.zeros(0)
         return cls(np.zeros((0, 4)), none.astype(np.int64), none, none.astype(np.bool_), image_id, masks=())
+
+
+def in_pixels(annotation: Annotation, size: tuple[int, int]) -> Annotation:
+    """An annotation whose boxes are pixels.
+
+    Args:
+        annotation: of an image.
+        size: the image's height and width.
+    """
+    if not annotation.normalized:
+        return annotation
+    height, width = size
+    sides = np.array([width, height, width, height], np.float64)
+    return replace(annotation, boxes=annotation.boxes * sides, area=annotation.area * height * width, normalized=False)
 
 
 def _check(name: str, array: npt.NDArray[Any], dtype: type[np.generic], shape: tuple[int, ...]) -> None:
@@ -141,6 +164,7 @@ class Instances:
         masks: uint8 [M, H, W], 0 or 1, where asked for.
         keypoints: float32 [M, K, 3], x and y in pixel edges and visibility, where asked for.
         keypoint_pairs: which keypoints swap places when an image is mirrored; None where it is not known.
+        removed: int64 [B, 4], how many objects of each image were left out so far, by the reason in `REMOVED`.
     """
 
     counts: torch.Tensor
@@ -153,6 +177,7 @@ class Instances:
     masks: torch.Tensor | None = None
     keypoints: torch.Tensor | None = None
     keypoint_pairs: KeypointPairs | None = None
+    removed: torch.Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.counts)

@@ -23,7 +23,7 @@ from tests.targets.scenes import annotation
         ),
         (
             {"boxes": np.array([[0, 0, 1, 1], [5, 0, 1, 1.0]])},
-            r"got \[5.0, 0.0, 1.0, 1.0\] for object 1. Boxes given as x",
+            r"got \[5.0, 0.0, 1.0, 1.0\] for object 1. For x, y, width",
         ),
         ({"masks": ((),)}, "masks must be one for each box; got 1 masks and 2 boxes"),
         ({"keypoints": np.zeros((2, 5))}, r"keypoints must be float64 \[2, K, 3\]; got float64 \[2, 5\]"),
