@@ -10,7 +10,9 @@ from typing import Any
 from torch.utils.data import ConcatDataset, Dataset, Subset
 
 from resflow.errors import ConfigError
-from resflow.fusion.leaf import Leaf, why_not
+from resflow.fusion.buffers import BatchBuffer
+from resflow.fusion.leaf import Leaf, unlike, why_not
+from resflow.fusion.runner import do
 from resflow.fusion.split import Step, describe
 
 _LOG = logging.getLogger("resflow")
@@ -48,15 +50,17 @@ def fuse(dataset: Any, transform: Step | None = None, exact: bool = False) -> An
                 f"fuse got a transform, but {type(leaf).__name__} has one of its own: {leaf.transform!r}. "
                 "Leave one of them out."
             )
-    reasons = {type(leaf).__name__: reason for leaf in _leaves(dataset) if (reason := why_not(leaf, transform))}
+    fused = None
+    reasons = {type(leaf).__name__: reason for leaf in _leaves(dataset) if (reason := why_not(leaf))}
+    if not reasons:
+        fused = FusedDataset(dataset, transform, exact)
+        reasons = {type(leaf.dataset).__name__: reason for leaf in fused._fused if (reason := unlike(leaf))}
     if reasons and transform is not None:
         name, reason = next(iter(reasons.items()))
         raise ConfigError(f"fuse cannot apply a transform to {name}: {reason}")
     for name, reason in reasons.items():
         _LOG.warning("rf.fuse leaves %s as it is: %s.", name, reason.rstrip("."))
-    if reasons:
-        return dataset
-    return FusedDataset(dataset, transform, exact)
+    return dataset if reasons else fused
 
 
 class FusedDataset(Dataset[Any]):
@@ -79,7 +83,8 @@ class FusedDataset(Dataset[Any]):
 
     def __getitem__(self, index: Any) -> Any:
         leaf, number = self._place(index)
-        return leaf.items([number], batch=False)[0]
+        leaf.begin(None)
+        return leaf.item(number)
 
     def __getitems__(self, indices: Sequence[Any]) -> list[Any]:
         """The items of a batch, whose images are written to one buffer.
@@ -88,10 +93,17 @@ class FusedDataset(Dataset[Any]):
             indices: of the items.
         """
         places = [self._place(index) for index in indices]
-        leaves = {id(leaf): leaf for leaf, _ in places}
-        if len(leaves) == 1:
-            return places[0][0].items([number for _, number in places], batch=True)
-        return [leaf.items([number], batch=False)[0] for leaf, number in places]
+        leaves = {id(leaf): leaf for leaf, _ in places}.values()
+        buffer, jobs = BatchBuffer(len(places)), []
+        for leaf in leaves:
+            leaf.begin(buffer)
+        try:
+            items = [leaf.item(number, position) for position, (leaf, number) in enumerate(places)]
+        finally:
+            for leaf in leaves:
+                jobs += leaf.finish()
+        do(jobs)
+        return items
 
     def _place(self, index: Any) -> tuple[Leaf, Any]:
         """The leaf that holds an item, and the item's number there."""

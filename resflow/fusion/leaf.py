@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import io
+from collections.abc import Callable
 from typing import Any
 
 from torch.utils.data import IterableDataset
 from torchvision.datasets import VisionDataset
 from torchvision.datasets.vision import StandardTransform
 
+from resflow.fusion.buffers import BatchBuffer
+from resflow.fusion.check import difference
 from resflow.fusion.rehost import LOADERS, Openings
 from resflow.fusion.runner import JointRunner, Runner
-from resflow.fusion.split import Split, Step
+from resflow.fusion.split import Split, Step, split
 
 _MISSING = object()
-_TRANSFORMS = ("transform", "transforms")
+_READ = "give it the methods read(i), the encoded bytes of image i, and target(i)"
+_KNOWN = ("torchvision.datasets.", "torchvision.tv_tensors.", "timm.data.")
 
 
 class Leaf:
@@ -27,92 +31,166 @@ class Leaf:
     """
 
     def __init__(self, dataset: Any, transform: Step | None, exact: bool) -> None:
-        self.dataset, self.transform = dataset, transform
+        self.dataset, self.transform, self._exact = dataset, transform, exact
         self._openings = Openings(exact)
         self._copy: Any = None
         self._state: dict[str, Any] = {}
+        self._runners: list[Runner] = []
 
     @property
     def split(self) -> Split:
         """The steps of its transform."""
-        return self._runner().split
+        joint = _joint(self.dataset)
+        if joint is not None:
+            return split(joint)
+        found = {name: getattr(self.dataset, name) for name in _transforms(self.dataset)}
+        return split(self.transform or found.get("transform") or next(iter(found.values()), None))
 
-    def items(self, numbers: Sequence[int], *, batch: bool) -> list[Any]:
-        """Items of the dataset, in the order asked for.
+    def begin(self, buffer: BatchBuffer | None) -> None:
+        """Begin to read: items of a batch into its buffer, or one item.
 
-        Args:
-            numbers: of the items.
-            batch: whether they are read as one batch, into one buffer.
+        Whatever has changed in the dataset or in its transform since the last time is taken over.
         """
-        runner = self._runner()
-        copy = self._refreshed(runner)
-        if not batch or isinstance(runner, JointRunner):
-            return [copy[number] for number in numbers]
-        runner.begin(len(numbers))
-        items = []
-        try:
-            for position, number in enumerate(numbers):
-                runner.at(position)
-                items.append(copy[number])
-        finally:
-            runner.finish()
-        return items
-
-    def _runner(self) -> Runner | JointRunner:
-        joint = getattr(self.dataset, "transforms", None)
-        if joint is not None and not isinstance(joint, StandardTransform) and isinstance(self.dataset, VisionDataset):
-            return JointRunner(joint)
-        own = getattr(joint if isinstance(joint, StandardTransform) else self.dataset, "transform", None)
-        return Runner(own if self.transform is None else self.transform)
-
-    def _refreshed(self, runner: Runner | JointRunner) -> Any:
-        """The copy that runs, with what has changed in the dataset since."""
         state = self.dataset.__dict__
         if self._copy is None:
-            self._copy = self._openings.copy(self.dataset)
+            read_item = _read_item(self._openings) if _reads(self.dataset) else None
+            self._copy = self._openings.copy(self.dataset, read_item)
         else:
             changed = {name: value for name, value in state.items() if self._state.get(name, _MISSING) is not value}
             self._openings.update(self._copy, changed)
         self._state = dict(state)
-        copied = self._copy.__dict__
-        if isinstance(runner, JointRunner):
-            copied["transforms"] = runner
-            return self._copy
-        if "transform" in state or self.transform is not None:
-            copied["transform"] = runner
-        if "transforms" in state:
-            copied["transforms"] = StandardTransform(runner, state.get("target_transform"))
-        return self._copy
+        copied, joint = self._copy.__dict__, _joint(self.dataset)
+        self._runners = []
+        if joint is not None:
+            copied["transforms"] = JointRunner(joint)
+            return
+        for name in {"transform", *_transforms(self.dataset)}:
+            own = state.get(name)
+            transform = self.transform if own is None and name == "transform" else own
+            runner = copied[name] = Runner(transform, waits=_is_known(self.dataset) or _reads(self.dataset))
+            if buffer is not None:
+                runner.begin(buffer)
+            self._runners.append(runner)
+        if "transforms" in state and isinstance(self.dataset, VisionDataset):
+            copied["transforms"] = StandardTransform(copied["transform"], state.get("target_transform"))
+
+    def item(self, number: Any, position: int | None = None) -> Any:
+        """An item.
+
+        Args:
+            number: of the item in the dataset.
+            position: of it in the batch.
+        """
+        for runner in self._runners:
+            runner.at(position)
+        return self._copy[number]
+
+    def finish(self) -> list[Callable[[], None]]:
+        """End a batch; what is still to be done for it."""
+        return [job for runner in self._runners for job in runner.finish()]
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_copy": None, "_state": {}, "_openings": self._openings.exact}
+        return {"dataset": self.dataset, "transform": self.transform, "exact": self._exact}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self._openings = Openings(state["_openings"])
+        self.__init__(**state)  # type: ignore[misc]
 
 
-def why_not(dataset: Any, transform: Step | None) -> str:
+def why_not(dataset: Any) -> str:
     """Why a dataset cannot be fused, and what to add; "" if it can.
 
     Args:
         dataset: any dataset but a `Subset` or a `ConcatDataset`.
-        transform: that was given for it.
     """
     cls = type(dataset)
     if isinstance(dataset, IterableDataset) or not hasattr(cls, "__getitem__") or not hasattr(cls, "__len__"):
         return "it has no length and no items by number; only map-style datasets can be fused"
     if not hasattr(dataset, "__dict__"):
         return "it keeps its state outside of its attributes"
-    owner = next(base for base in cls.__mro__ if "__getitem__" in vars(base))
-    home = owner.__module__
-    if not home.startswith(("torchvision.datasets.", "torchvision.tv_tensors.", "timm.data.")):
-        add = "Give it read(i), which returns the encoded bytes of image i, and target(i)."
-        return f"its __getitem__ is defined in {home} ({owner.__name__}), and may do anything. {add}"
-    loader = next((dataset.__dict__[name] for name in LOADERS if callable(dataset.__dict__.get(name))), None)
+    if _reads(dataset):
+        return ""
+    if not _is_known(dataset):
+        owner = _owner(cls)
+        if not _has_paths(dataset):
+            return (
+                f"{owner.__qualname__} overrides __getitem__. If that opens files with PIL.Image.open, give the "
+                f"dataset an attribute `paths`, the file of each item; else {_READ}"
+            )
+    loader = _loader(dataset)
     if loader is not None and Openings(False).loader(loader) is loader:
         return (
-            f"its loader {getattr(loader, '__name__', loader)!r} does not open files with PIL. "
-            "Leave the loader out, or open with PIL.Image.open in it."
+            f"its loader {getattr(loader, '__name__', loader)!r} does not open files with PIL. Leave the loader out, "
+            "or open with PIL.Image.open in it"
         )
+    if not _is_known(dataset) and loader is None and not Openings(False).opens(cls):
+        return f"it has `paths`, but no method of {cls.__qualname__} calls PIL.Image.open. Instead {_READ}"
     return ""
+
+
+def unlike(leaf: Leaf) -> str:
+    """How the items of a dataset of the user's own would change; "" if they stay the same."""
+    dataset = leaf.dataset
+    if _is_known(dataset) or not len(dataset) or (leaf.transform is not None and not _has_paths(dataset)):
+        return ""
+
+    def fused() -> Any:
+        leaf.begin(None)
+        return leaf.item(0)
+
+    found = difference(lambda: dataset[0], fused)
+    return found and f"its first item would be another: {found}"
+
+
+def _loader(dataset: Any) -> Any:
+    """The function that a dataset keeps to open images with."""
+    return next((dataset.__dict__[name] for name in LOADERS if callable(dataset.__dict__.get(name))), None)
+
+
+def _owner(cls: type) -> type:
+    """The class that defines how items are read."""
+    return next(base for base in cls.__mro__ if "__getitem__" in vars(base))
+
+
+def _is_known(dataset: Any) -> bool:
+    """Whether items are read by code that is known to hand an image on as its transform returned it."""
+    return _owner(type(dataset)).__module__.startswith(_KNOWN)
+
+
+def _has_paths(dataset: Any) -> bool:
+    paths = getattr(dataset, "paths", None)
+    return paths is not None and not callable(paths) and hasattr(paths, "__len__") and len(paths) == len(dataset)
+
+
+def _reads(dataset: Any) -> bool:
+    """Whether a dataset of the user's own says how an image and its target are read."""
+    return callable(getattr(dataset, "read", None)) and callable(getattr(dataset, "target", None))
+
+
+def _read_item(openings: Openings) -> Callable[[Any, int], Any]:
+    def read_item(self: Any, number: int) -> Any:
+        """An item, by `read` and `target`."""
+        image = openings.open(io.BytesIO(self.read(number))).convert("RGB")
+        return self.transform(image), self.target(number)
+
+    return read_item
+
+
+def _joint(dataset: Any) -> Step | None:
+    """A dataset's transform of images and targets together."""
+    joint = getattr(dataset, "transforms", None)
+    if joint is None or isinstance(joint, StandardTransform) or not isinstance(dataset, VisionDataset):
+        return None
+    return joint  # type: ignore[no-any-return]
+
+
+def _transforms(dataset: Any) -> list[str]:
+    """Attributes that hold transforms of images."""
+    if _is_known(dataset) or _reads(dataset):
+        return ["transform"] if getattr(dataset, "transform", None) is not None else []
+    found = []
+    for name, value in dataset.__dict__.items():
+        if callable(value) and not isinstance(value, type) and name != "target_transform":
+            parts = split(value)
+            if parts.geometric or parts.convert:
+                found.append(name)
+    return found

@@ -59,7 +59,6 @@ class Openings:
         self.open = opener(exact)
         self._image = _Module(PIL.Image, open=self.open)
         self._pil = _Module(PIL, Image=self._image)
-        self._classes: dict[type, type] = {}
 
     def load(self, path: Any) -> Any:
         """See `torchvision.datasets.folder.pil_loader`."""
@@ -97,25 +96,29 @@ class Openings:
         found = self.instead(loader)
         return found if found is not loader else self.function(loader)  # type: ignore[no-any-return]
 
-    def copy_class(self, cls: type) -> type:
-        """A subclass of a dataset's class whose methods open lazily."""
-        if cls not in self._classes:
-            methods: dict[str, Any] = {}
-            for base in reversed(cls.__mro__):
-                for name, value in vars(base).items():
-                    if isinstance(value, types.FunctionType) and name != "__init__":
-                        methods.pop(name, None)
-                        copy = self.function(value)
-                        if copy is not value:
-                            methods[name] = copy
-                    else:
-                        methods.pop(name, None)
-            self._classes[cls] = type(cls.__name__, (cls,), {**methods, "__module__": cls.__module__})
-        return self._classes[cls]
+    def opens(self, cls: type) -> dict[str, Callable[..., Any]]:
+        """The methods of a class that open images, opening lazily."""
+        methods: dict[str, Any] = {}
+        for base in reversed(cls.__mro__):
+            for name, value in vars(base).items():
+                copy = self.function(value)
+                methods.pop(name, None)
+                if copy is not value and name != "__init__":
+                    methods[name] = copy
+        return methods
 
-    def copy(self, dataset: Any) -> Any:
-        """A copy of a dataset, of the same state, that opens lazily."""
-        copy: Any = object.__new__(self.copy_class(type(dataset)))
+    def copy(self, dataset: Any, read_item: Callable[..., Any] | None = None) -> Any:
+        """A copy of a dataset, of the same state, that opens lazily.
+
+        Args:
+            dataset: of any class.
+            read_item: stands in for its `__getitem__`.
+        """
+        cls = type(dataset)
+        methods = {**self.opens(cls), "__module__": cls.__module__}
+        if read_item is not None:
+            methods["__getitem__"] = read_item
+        copy: Any = object.__new__(type(cls.__name__, (cls,), methods))
         self.update(copy, dataset.__dict__)
         return copy
 

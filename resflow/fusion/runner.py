@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -26,9 +26,11 @@ class Runner:
 
     Args:
         transform: the user's, of an image; None for none.
+        waits: whether nobody looks at an image before the batch it belongs to is finished.
     """
 
-    def __init__(self, transform: Step | None) -> None:
+    def __init__(self, transform: Step | None, waits: bool = False) -> None:
+        self._waits = waits
         self.split: Split = split(transform)
         self._steps = flatten(transform)
         self._before = [*self.split.geometric, *self.split.colour]
@@ -44,7 +46,8 @@ class Runner:
             image: what the dataset opened.
 
         Returns:
-            What the transform returns. Within a batch, a tensor may be written later: before `finish` returns.
+            What the transform returns. Within a batch, and if it `waits`, a tensor may be written later: by the jobs
+            that `finish` returns.
         """
         if not isinstance(image, Image.Image):
             for step in self._steps:
@@ -60,30 +63,25 @@ class Runner:
             return real(image) if isinstance(image, LazyImage) else image
         width, height = image.size
         out = self._buffer.slot(position, (table.channels, height, width), table.dtype)
-        if self.split.after:
+        if self.split.after or not self._waits:
             _write(image, table, out)
         else:
             self._jobs.append(lambda: _write(image, table, out))
         shown: Any = tv_tensors.Image(out) if table.is_image else out
         return self._after(shown, out)
 
-    def begin(self, count: int) -> None:
-        """Begin a batch of so many images."""
-        self._buffer, self._jobs = BatchBuffer(count), []
+    def begin(self, buffer: BatchBuffer) -> None:
+        """Begin a batch."""
+        self._buffer, self._jobs = buffer, []
 
-    def at(self, position: int) -> None:
+    def at(self, position: int | None) -> None:
         """Say which image of the batch is next; an item's other images get memory of their own."""
         self._position = position
 
-    def finish(self) -> None:
-        """Decode what still waits: in threads, unless this is a worker process."""
+    def finish(self) -> list[Callable[[], None]]:
+        """End a batch; what is still to be done for it."""
         jobs, self._jobs, self._buffer = self._jobs, [], None
-        if len(jobs) < 2 or get_worker_info() is not None or _threads() < 2:
-            for job in jobs:
-                job()
-        else:
-            for _ in _pool().map(lambda job: job(), jobs):
-                pass
+        return jobs
 
     def _table(self, image: Any) -> LevelTable | None:
         if not isinstance(image, Image.Image):
@@ -120,6 +118,16 @@ class JointRunner:
         for step in self._steps:
             outputs = step(*outputs)
         return tree_map(lambda value: real(value) if isinstance(value, LazyImage) else value, outputs)
+
+
+def do(jobs: Sequence[Callable[[], None]]) -> None:
+    """Do what a batch's runners left: in threads, unless this is a worker process."""
+    if len(jobs) < 2 or get_worker_info() is not None or _threads() < 2:
+        for job in jobs:
+            job()
+    else:
+        for _ in _pool().map(lambda job: job(), jobs):
+            pass
 
 
 def _write(image: Image.Image, table: LevelTable, out: torch.Tensor) -> None:

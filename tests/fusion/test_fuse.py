@@ -255,7 +255,7 @@ class Overrides(datasets.ImageFolder):
 
 def test_what_cannot_be_fused_stays_and_says_why(photos: Path, caplog: pytest.LogCaptureFixture) -> None:
     cases = {
-        "__getitem__ is defined in": Overrides(photos),
+        "Overrides overrides __getitem__": Overrides(photos),
         "does not open files with PIL": datasets.ImageFolder(photos, loader=_own_loader),
         "only map-style": _Stream(),
     }
