@@ -50,8 +50,9 @@ class DataLoader(torch.utils.data.DataLoader[T_co], Generic[T_co]):
             docs/ordering.md.
         batch_size: samples in a rank's batch; or, with a pipeline, a `PixelBudget`.
         shuffle: whether samples and batches come in an order drawn anew for each epoch.
-        sampler: PyTorch's; not beside a pipeline.
-        batch_sampler: PyTorch's; not beside a pipeline.
+        sampler: as in PyTorch. Beside a pipeline it must be one of indices, and the pipeline of one shape for each
+            resolution, such as `Buckets.square`; docs/ordering.md says what it means on several ranks.
+        batch_sampler: the same by the batch.
         num_workers: with a pipeline, processes that read and decode, or on a GPU the decoder's CPU threads; 0 works in
             this process.
         collate_fn: PyTorch's; with a pipeline, from a finished `Batch` to what the loop is given, called in the loop's
@@ -153,7 +154,9 @@ class DataLoader(torch.utils.data.DataLoader[T_co], Generic[T_co]):
             )  # fmt: skip
             return
         else:
-            _refuse(sampler=sampler, batch_sampler=batch_sampler, in_order=None if in_order else in_order)
+            _refuse(in_order=None if in_order else in_order)
+            if batch_sampler is not None and (batch_size != 1 or sampler is not None or drop_last):
+                raise ConfigError("batch_sampler decides batch_size, sampler and drop_last; drop these beside it")
             run = open_run(
                 dataset,
                 pipeline,
@@ -167,7 +170,10 @@ class DataLoader(torch.utils.data.DataLoader[T_co], Generic[T_co]):
                 even=even,
                 decorrelate=decorrelate,
                 sizes=sizes,
+                sampler=sampler,
+                batch_sampler=batch_sampler,
             )
+            batch_sampler = None
         if run.in_this_process:
             num_workers, prefetch_factor, persistent_workers = 0, None, False
         finish: Any = collate_fn if isinstance(collate_fn, Finish) else Finish(run.pipeline, collate_fn)

@@ -40,6 +40,8 @@ def open_run(
     even: bool,
     decorrelate: bool,
     sizes: Any,
+    sampler: Any = None,
+    batch_sampler: Any = None,
 ) -> PlannedRun | StreamRun:
     """The run of a loader.
 
@@ -56,6 +58,8 @@ def open_run(
         even: whether the short batch is filled up for all ranks.
         decorrelate: whether the ranks take batches of different buckets at a step.
         sizes: of a map-style dataset's images, if they are known.
+        sampler: gives the order, where it is not planned.
+        batch_sampler: the same by the batch.
 
     Returns:
         A run over a plan; over a stream for iterable datasets and for shards at a URL that have no index.
@@ -84,8 +88,11 @@ def open_run(
             prefetch=prefetch,
             even=even,
             decorrelate=decorrelate,
+            sampler=sampler,
+            batch_sampler=batch_sampler,
         )
     no_meaning = {"shuffle": shuffle and data is dataset, "even": even, "decorrelate": decorrelate}
+    no_meaning |= {"sampler": sampler is not None, "batch_sampler": batch_sampler is not None}
     for name, given in (no_meaning | {"sizes": sizes is not None}).items():
         if given:
             raise ConfigError(

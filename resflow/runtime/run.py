@@ -19,11 +19,13 @@ from resflow.plan import (
     EpochPlan,
     PixelBudget,
     PlannedBatch,
+    RankPlan,
     World,
     lay_out,
     learn_buckets,
 )
 from resflow.runtime.finish import Failure
+from resflow.runtime.given import GivenOrder, check_sampler
 from resflow.runtime.planned import PlannedDataset, PlanSampler
 from resflow.runtime.prefetch import Prefetcher, prefetched
 from resflow.runtime.skip import SkipReport, without
@@ -58,6 +60,8 @@ class PlannedRun:
         prefetch: batches ahead where this process decodes in a thread.
         even: whether the short batch is filled up by repeating samples until all ranks have equally many.
         decorrelate: whether the ranks take batches of different buckets at a step.
+        sampler: gives the order, where it is not planned.
+        batch_sampler: the same by the batch.
 
     Raises:
         ConfigError: a batch size that is neither a positive whole number nor a budget.
@@ -78,6 +82,8 @@ class PlannedRun:
         prefetch: int,
         even: bool = False,
         decorrelate: bool = False,
+        sampler: Any = None,
+        batch_sampler: Any = None,
     ) -> None:
         if not isinstance(batch_size, PixelBudget) and (type(batch_size) is not int or batch_size < 1):
             raise ConfigError(f"batch_size must be a whole number above 0, or a PixelBudget; got {batch_size!r}")
@@ -87,7 +93,7 @@ class PlannedRun:
         self._mixture = source.mixture if isinstance(source, Mix) else None
         self._layout = lay_out(source.index, self.buckets, self._mixture)
         self._decorrelate = decorrelate
-        self._planned: tuple[int, _Order, BlockPlan] | None = None
+        self._planned: tuple[int, _Order, BlockPlan | EpochPlan] | None = None
         on_gpu = torch.device(pipeline.device).type == "cuda"
         engine = pipeline.decoder
         self.in_this_process = on_gpu and engine == "dali"
@@ -102,11 +108,13 @@ class PlannedRun:
         )
         self.batch_size, self.drop_last, self._even = batch_size, drop_last, even
         self.engine, self.source = engine, source
+        self._given = None if sampler is None and batch_sampler is None else self._order_of(sampler, batch_sampler)
         self.epoch = self.step = self._start = 0
         self._begun = False
         self._report = SkipReport(pipeline.on_error if isinstance(pipeline.on_error, Skip) else None)
         self.sampler = PlanSampler(self)
-        self.length(0)  # a plan that cannot be made is refused now, not at the first pass
+        if self._given is None:
+            self.length(0)  # a plan that cannot be made is refused now, not at the first pass
 
     @property
     def world(self) -> World:
@@ -120,8 +128,8 @@ class PlannedRun:
 
     def _batches_alone(self) -> int:
         """Batches of the epoch if one process went through all of it, as PyTorch's loader tells before `prepare`."""
-        size, samples = self.batch_size, len(self._layout)
-        if isinstance(size, PixelBudget):
+        size, samples = self.batch_size, self._samples
+        if isinstance(size, PixelBudget) or (self._given is not None and self._given.batches):
             return self.length(self.epoch)
         return samples // size if self.drop_last else -(-samples // size)
 
@@ -143,12 +151,13 @@ class PlannedRun:
         }
 
     def plan(self, epoch: int) -> EpochPlan:
-        """All global batches of an epoch."""
-        return self._blocks(epoch).whole()
+        """All global batches of an epoch; of a sampler that knows its rank, those of this rank."""
+        planned = self._blocks(epoch)
+        return planned if isinstance(planned, EpochPlan) else planned.whole()
 
     def length(self, epoch: int) -> int:
         """Batches of an epoch."""
-        return len(self._blocks(epoch))
+        return len(self._blocks(epoch)) if self._given is None else self._given.length(self.world.size)
 
     def asked(self, frame: FrameType) -> None:
         """Learn who asks for the length, the batches, or whether the loader is prepared (see `Ranks`)."""
@@ -162,8 +171,9 @@ class PlannedRun:
         Returns:
             False: workers that persist learn all they need from the requests.
         """
-        if self._begun:
-            self.set_epoch(self.epoch + 1)
+        asked = None if self._given is None else self._given.asked_epoch()
+        if asked is not None or self._begun:
+            self.set_epoch(self.epoch + 1 if asked is None else asked)
         self.ranks.warn_of_repeats()
         self._begun = True
         self.step = self._start
@@ -185,7 +195,7 @@ class PlannedRun:
         Raises:
             SkipBudgetError: more was skipped than may be.
         """
-        self._report.take(skipped, samples=len(self._layout) // self.world.size)
+        self._report.take(skipped, samples=self._samples // self.world.size)
         self.epoch, self.step = epoch, step
 
     def set_epoch(self, epoch: int) -> None:
@@ -197,13 +207,15 @@ class PlannedRun:
 
     def state(self) -> dict[str, object]:
         """The place, what the plan was made of, and what this rank has skipped: plain JSON values, for any rank."""
-        return self._cursor().to_json() | (self._report.state() if self.step > 0 else {})
+        order = {} if self._given is None else {"sampler": self._given.state(self.epoch)}
+        return self._cursor().to_json() | order | (self._report.state() if self.step > 0 else {})
 
     def _cursor(self) -> Cursor:
         # With a pixel budget the plan depends on the number of ranks, too, and so it does decorrelated.
         left_out = {"seed"} if self.global_batch_size is None or self._decorrelate else {"seed", "world_size"}
         left_out |= set() if self._decorrelate else {"decorrelate"}
         mixture = {} if self._mixture is None else {"mixture": repr(self._mixture)}
+        given = {} if self._given is None else {"sampler": self._given.describe()}
         return Cursor(
             epoch=self.epoch,
             step=self.step,
@@ -212,7 +224,8 @@ class PlannedRun:
             fingerprint=self.source.index.fingerprint,
             config=self.pipeline.describe()
             | {name: repr(value) for name, value in self._order.items() if name not in left_out}
-            | mixture,
+            | mixture
+            | given,
         )
 
     def restore(self, state: Mapping[str, Any]) -> None:
@@ -224,8 +237,10 @@ class PlannedRun:
         Raises:
             StateError: it is damaged, or belongs to another plan.
         """
-        cursor = Cursor.from_json(without(state, "skipped"))
+        cursor = Cursor.from_json(without(state, "skipped", "sampler"))
         cursor.check(self._cursor())
+        if self._given is not None:
+            self._given.restore(cursor.epoch, state.get("sampler"))
         length = self.length(cursor.epoch)
         if cursor.step > length:
             raise StateError(
@@ -240,7 +255,7 @@ class PlannedRun:
 
     def batches(self) -> Iterator[PlannedBatch]:
         """This rank's planned batches from the run's place on; the source is told what will be read next."""
-        planned = self._blocks(self.epoch).rank(self.world, even=self.even)
+        planned = self._part()
         return map(self._announced, map(planned.batch, range(self._start, len(planned))))
 
     @property
@@ -252,11 +267,14 @@ class PlannedRun:
     def remainder(self) -> int:
         """Samples of the epoch's last global batch where it was filled up; 0 where nothing is repeated."""
         whole = self.global_batch_size
-        return len(self._layout) % whole if whole and self.even and not self.drop_last else 0
+        return self._samples % whole if whole and self.even and not self.drop_last else 0
 
-    def steps_left(self) -> int:
-        """Batches from the run's place to the end of its epoch."""
-        return self.length(self.epoch) - self.step
+    def steps_left(self) -> int | None:
+        """Batches from the run's place to the end of its epoch; None: a sampler does not tell."""
+        try:
+            return self.length(self.epoch) - self.step
+        except TypeError:
+            return None
 
     def walk(self, batches: Iterator[Any]) -> Iterator[Batch]:
         """A pass's batches, each counted as it is handed out.
@@ -274,13 +292,47 @@ class PlannedRun:
     @property
     def _own(self) -> Callable[[Skipped], bool]:
         """Whether a sample skipped in the epoch is of this rank's part, which another rank's may be now."""
-        planned = self._blocks(self.epoch).rank(self.world, even=self.even)
+        planned = self._part()
         ids = functools.cache(lambda step: frozenset(planned.batch(step).sample_ids.tolist()))
         return lambda one: one.epoch == self.epoch and one.step < self.step and one.sample_id in ids(one.step)
 
-    def _blocks(self, epoch: int) -> BlockPlan:
+    @property
+    def _samples(self) -> int:
+        """Samples of an epoch over all ranks."""
+        return len(self._layout) if self._given is None else self._given.samples()
+
+    def _order_of(self, sampler: Any, batch_sampler: Any) -> GivenOrder:
+        check_sampler(self.buckets, sampler if batch_sampler is None else batch_sampler, stride=self.pipeline.stride)
+        wrong = {
+            "a PixelBudget": isinstance(self.batch_size, PixelBudget),
+            "shuffle": self._shuffle,
+            "decorrelate": self._decorrelate,
+            "rf.sources.Mix": self._mixture is not None,
+        }
+        for name, given in wrong.items():
+            if given:
+                raise ConfigError(f"{name} and a sampler both decide the order of samples; drop one of them")
+        return GivenOrder(
+            sampler,
+            batch_sampler,
+            batch_size=int(self.batch_size),  # type: ignore[arg-type]
+            drop_last=self.drop_last,
+            seed=self._seed,
+            count=len(self.source.index),
+        )
+
+    def _part(self) -> RankPlan:
+        """This rank's part of the epoch's plan."""
+        planned = self._blocks(self.epoch)
+        if self._given is not None and isinstance(planned, EpochPlan):
+            return self._given.rank(planned, self.world, even=self.even)
+        return planned.rank(self.world, even=self.even)
+
+    def _blocks(self, epoch: int) -> BlockPlan | EpochPlan:
         """The plan of an epoch; the last one is kept, as long as nothing that it depends on changes."""
         order, last = self._order, self._planned
+        if self._given is not None:
+            return self._given.plan(epoch, self.buckets, self.pipeline.schedule, self.world)
         if last is None or last[:2] != (epoch, order):
             last = self._planned = epoch, order, BlockPlan(self._layout, self.pipeline.schedule, epoch=epoch, **order)
         return last[2]
