@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+from contextlib import suppress
 
 from resflow.errors import ShardError
 from resflow.headers import ImageHeader, find_header
@@ -66,7 +67,8 @@ def read_files_ahead(paths: list[str]) -> None:
         except (OSError, ValueError):  # the read that follows says what is wrong
             continue
         try:
-            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_WILLNEED)
+            with suppress(OSError):  # a pipe
+                os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_WILLNEED)
         finally:
             os.close(descriptor)
 

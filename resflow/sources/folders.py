@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import stat
 from collections.abc import Sequence
 from pathlib import Path, PurePath
 
-from resflow.errors import ConfigError
-from resflow.sources.groups import IMAGE_EXTENSIONS
+from resflow.errors import ConfigError, ShardError
+from resflow.sources.groups import IMAGE_EXTENSIONS, is_key
+
+_LOG = logging.getLogger("resflow")
+_SHOWN = 3  # files that a message names
 
 
 def existing_folder(folder: str | Path) -> Path:
@@ -22,28 +27,119 @@ def existing_folder(folder: str | Path) -> Path:
     return root
 
 
-def image_files(root: Path) -> list[Path]:
-    """Image files below `root`, sorted by folder, then name; hidden ones left out."""
+def image_files(root: Path, above: Path | None = None) -> list[Path]:
+    """Image files below `root`, by their endings, sorted by folder, then name; hidden ones left out.
+
+    Links are followed, but for those that lead back to a folder above them; a warning names these.
+
+    Args:
+        root: the folder.
+        above: a folder above it that counts as one that links may lead back to.
+
+    Raises:
+        ShardError: a folder cannot be listed.
+    """
     found: list[Path] = []
-    for folder, folders, files in os.walk(root, followlinks=True):
-        folders[:] = sorted(name for name in folders if name[0] != ".")
-        for name in sorted(files):
-            path = Path(folder, name)
-            if name[0] != "." and path.suffix[1:].lower() in IMAGE_EXTENSIONS:
-                found.append(path)
+    loops: list[str] = []
+    start = frozenset(_identity(str(folder)) for folder in (root, above) if folder is not None)
+    chains = {str(root): start}  # of folders that are not walked yet: what lies above them, and they themselves
+    for folder, folders, files in os.walk(root, followlinks=True, onerror=_unlistable):
+        chain = chains.pop(folder)
+        below = []
+        for name in sorted(name for name in folders if name[0] != "."):
+            path = os.path.join(folder, name)  # noqa: PTH118 (as os.walk names it)
+            identity = _identity(path)
+            if identity in chain:
+                loops.append(path)
+            else:
+                chains[path] = chain | {identity}
+                below.append(name)
+        folders[:] = below
+        found += [
+            Path(folder, name)
+            for name in sorted(files)
+            if name[0] != "." and PurePath(name).suffix[1:].lower() in IMAGE_EXTENSIONS
+        ]
+    if loops:
+        _LOG.warning(
+            "%s below %s lead back to a folder above and are not followed: %s",
+            "1 link" if len(loops) == 1 else f"{len(loops):,} links",
+            root,
+            ", ".join(loops[:_SHOWN]) + ", ..." * (len(loops) > _SHOWN),
+        )
     return found
 
 
+def check_files(paths: Sequence[Path]) -> None:
+    """Refuse files that cannot be read, before any work is done: broken links, pipes, devices.
+
+    Raises:
+        ConfigError: there are some; the first are named.
+    """
+    wrong = [f"{path} ({why})" for path in paths if (why := _why_unreadable(path))]
+    if wrong:
+        count = "1 file is" if len(wrong) == 1 else f"{len(wrong):,} files are"
+        raise ConfigError(
+            f"{count} no image that can be read: {', '.join(wrong[:_SHOWN])}{', ...' * (len(wrong) > _SHOWN)}. "
+            "Put them right, or remove them."
+        )
+
+
 def unique_keys(root: PurePath, paths: Sequence[PurePath]) -> tuple[str, ...]:
-    """A key each: the path without its suffix, dots in the name replaced; numbered where two would be the same."""
+    """A key each: the path without its suffix, dots in the name replaced; numbered where two would be the same.
+
+    Bytes of a name that are not UTF-8 are taken for Latin-1, since a shard's names are UTF-8.
+
+    Raises:
+        ConfigError: a path whose key would be read back from a shard as another.
+    """
     taken: set[str] = set()
     keys: list[str] = []
     for path in paths:
         relative = path.relative_to(root).with_suffix("")
-        plain = relative.with_name(relative.name.replace(".", "_")).as_posix()
+        plain = utf8(relative.with_name(relative.name.replace(".", "_")).as_posix())
+        if not is_key(plain):
+            raise ConfigError(
+                f"{str(path)!r} cannot be a key of a shard: it has '..' in it, or its first folder is in double "
+                "underscores, which marks metadata. Rename it."
+            )
         key, number = plain, 2
         while key in taken:
             key, number = f"{plain}_{number}", number + 1
         taken.add(key)
         keys.append(key)
     return tuple(keys)
+
+
+def utf8(name: str) -> str:
+    """A file's name with bytes that are not UTF-8 taken for Latin-1."""
+    return name.translate(_LATIN_1)
+
+
+_LATIN_1 = {0xDC00 + byte: byte for byte in range(0x80, 0x100)}  # from how Python holds such bytes
+
+
+def _identity(folder: str) -> tuple[int, int]:
+    try:
+        found = os.stat(folder)  # noqa: PTH116
+    except OSError as error:
+        _unlistable(error)
+        raise
+    return found.st_dev, found.st_ino
+
+
+def _unlistable(error: OSError) -> None:
+    raise ShardError(
+        f"the folder cannot be listed: {error.strerror or error}. Make it readable, or leave it out.",
+        shard=str(error.filename),
+    ) from error
+
+
+def _why_unreadable(path: Path) -> str:
+    try:
+        mode = path.stat().st_mode
+    except OSError as error:
+        return f"a link to nothing, {path.readlink()}" if path.is_symlink() else str(error.strerror or error)
+    if stat.S_ISREG(mode):
+        return "" if os.access(path, os.R_OK) else "it may not be read"
+    return "a FIFO" if stat.S_ISFIFO(mode) else "no regular file"

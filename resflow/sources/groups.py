@@ -164,6 +164,16 @@ _SHOWN = 3
 _MOST = 4096  # combinations that are told apart
 
 
+def is_key(key: str) -> bool:
+    """Whether a sample that is written under a key is read back under it."""
+    try:
+        key.encode()
+    except UnicodeEncodeError:  # bytes of a file's name that are not UTF-8
+        return False
+    plain = "\0" not in key and not any(part in ("", ".", "..") for part in key.split("/"))
+    return plain and split_name(f"{key}.jpg") == (key, "jpg")
+
+
 @dataclass(frozen=True, slots=True)
 class Remark:
     """Something about a dataset's members that its reader should know.

@@ -15,8 +15,9 @@ from typing import IO, Any
 import webdataset
 
 from resflow.errors import ConfigError, SampleError
-from resflow.sources.folders import existing_folder, image_files, unique_keys
-from resflow.sources.groups import IMAGE_EXTENSIONS, split_name
+from resflow.sources.files import read_file
+from resflow.sources.folders import check_files, existing_folder, image_files, unique_keys, utf8
+from resflow.sources.groups import IMAGE_EXTENSIONS, is_key
 
 
 def write_shards(
@@ -97,7 +98,7 @@ class LabelledImages:
         """The samples from number `start` to before number `end`."""
         rows = slice(start, end)
         for path, key, label in zip(self.paths[rows], self.keys[rows], self.labels[rows], strict=True):
-            yield {"__key__": key, path.suffix[1:].lower(): path.read_bytes(), "cls": label}
+            yield {"__key__": key, path.suffix[1:].lower(): read_file(str(path)), "cls": label}
 
 
 def class_folder_samples(folder: str | Path) -> LabelledImages:
@@ -113,7 +114,7 @@ def class_folder_samples(folder: str | Path) -> LabelledImages:
         ConfigError: the folder is missing, has no class folders, or a class has no images.
     """
     root = existing_folder(folder)
-    classes = sorted(entry.name for entry in os.scandir(root) if entry.is_dir() and entry.name[0] != ".")
+    classes = [path.name for path in sorted(root.iterdir()) if path.name[0] != "." and _is_class(path, root)]
     if not classes:
         raise ConfigError(
             f"{root} has no sub-folders; expected one a class. For classes in file names, give a regular expression."
@@ -121,14 +122,24 @@ def class_folder_samples(folder: str | Path) -> LabelledImages:
     paths: list[Path] = []
     labels: list[int] = []
     for label, name in enumerate(classes):
-        found = image_files(root / name)
+        found = image_files(root / name, above=root)
         if not found:
             raise ConfigError(
                 f"class folder {root / name} has no images ({', '.join(IMAGE_EXTENSIONS)}). Add some, or remove it."
             )
         paths.extend(found)
         labels.extend([label] * len(found))
-    return LabelledImages(tuple(paths), unique_keys(root, paths), tuple(labels), tuple(classes))
+    check_files(paths)
+    return LabelledImages(tuple(paths), unique_keys(root, paths), tuple(labels), tuple(map(utf8, classes)))
+
+
+def _is_class(path: Path, root: Path) -> bool:
+    """Whether this is a class folder: no file, and no link back to where it lies."""
+    if not path.is_dir():
+        return False
+    if "\n" in path.name or "\r" in path.name:
+        raise ConfigError(f"{str(path)!r} has a line break in its name, which names a class. Rename the folder.")
+    return not path.samefile(root)
 
 
 def labelled_files(folder: str | Path, pattern: str) -> LabelledImages:
@@ -155,6 +166,7 @@ def labelled_files(folder: str | Path, pattern: str) -> LabelledImages:
     paths = image_files(root)
     if not paths:
         raise ConfigError(f"{root} has no images; expected files ending in {', '.join(IMAGE_EXTENSIONS)}.")
+    check_files(paths)
     names: list[str] = []
     for path in paths:
         match = expression.search(path.name)
@@ -287,10 +299,10 @@ def _checked_key(sample: Mapping[str, Any], position: int, seen: set[str]) -> st
                 key=key,
                 position=position,
             )
-        if split_name(f"{key}.{extension}") != (key, extension) or not _plain(key):
+        if not is_key(key):
             raise SampleError(
-                f"key {key!r} would be read back as another; expected no dot in its last part, no '.', '..' or empty "
-                "part, no NUL, and no first part in double underscores. Rename it",
+                f"key {key!r} would be read back as another; expected UTF-8, no dot in its last part, no '.', '..' or "
+                "empty part, no NUL, and no first part in double underscores. Rename it",
                 key=key,
                 position=position,
             )
@@ -300,7 +312,3 @@ def _checked_key(sample: Mapping[str, Any], position: int, seen: set[str]) -> st
         raise SampleError(f"key {key!r} came before. Give each sample its own", key=key, position=position)
     seen.add(key)
     return key
-
-
-def _plain(key: str) -> bool:
-    return "\0" not in key and not any(part in ("", ".", "..") for part in key.split("/"))
