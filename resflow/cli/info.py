@@ -92,19 +92,25 @@ def _contents(source: Source, limit: int, names: Any) -> dict[str, Any]:
     """What only the samples themselves know."""
     import numpy as np
 
+    from resflow.errors import TargetError
+    from resflow.runtime.findings import Findings
+
     count = min(limit, len(source.index))
     ids = np.arange(count, dtype=np.int64) * len(source.index) // max(count, 1)
     formats: Counter[str] = Counter()
     classes: Counter[int] = Counter()
     spec: Any = None
     unreadable = 0
+    findings = Findings(source)
     for sample in followed(_read(source, ids), "reading", count):
         if not formats and not unreadable:
             spec = likely_targets(sample)
         formats[_format(sample)] += 1
         try:
-            classes.update(_classes(sample, spec))
-        except (TypeError, ValueError):
+            target = _target(sample, spec)
+            findings.look(sample.key, target)
+            classes.update(_classes(target))
+        except (TypeError, ValueError, TargetError):
             unreadable += 1
     named = names if isinstance(names, Mapping) else dict(enumerate(names or ()))
     return {
@@ -115,6 +121,8 @@ def _contents(source: Source, limit: int, names: Any) -> dict[str, Any]:
             {"class": number, "name": named.get(number), "count": found} for number, found in sorted(classes.items())
         ],
         "unreadable_targets": unreadable,
+        "left_out": getattr(getattr(source, "problems", None), "counts", {}),
+        "notes": [one.text for one in findings.all()],
     }
 
 
@@ -135,18 +143,19 @@ def _format(sample: Sample) -> str:
         return "unknown"
 
 
-def _classes(sample: Sample, spec: Any) -> list[int]:
-    """Classes of a sample: its own, or those of its objects; ValueError where they cannot be read."""
+def _target(sample: Sample, spec: Any) -> object:
+    """The target of a sample; TargetError where it cannot be read."""
+    from resflow.runtime.labels import sample_target
+
+    return sample_target(sample.members, sample.target, spec, sample.keypoint_pairs)
+
+
+def _classes(target: object) -> list[int]:
+    """The class that a target is, or those of its objects."""
     import numpy as np
 
-    from resflow.errors import TargetError
-    from resflow.runtime.labels import sample_target
     from resflow.targets import Annotation
 
-    try:
-        target = sample_target(sample.members, sample.target, spec)
-    except TargetError as error:
-        raise ValueError(str(error)) from error
     if isinstance(target, Annotation):
         return [int(label) for label in target.labels]
     return [int(target)] if isinstance(target, int | np.integer) and not isinstance(target, bool) else []
@@ -193,6 +202,9 @@ def _class_lines(told: Mapping[str, Any], part: str) -> list[str]:
             lines.append(f"  and {len(common) - _SHOWN:,} more, the rarest with {common[-1]['count']:,}")
     else:
         lines.append(f"classes: none found (targets: {told['targets'] or 'none'})")
+    lines += told["notes"]
+    if told["left_out"]:
+        lines.append("left out: " + ", ".join(f"{count:,} {kind}" for kind, count in told["left_out"].items()))
     if told["unreadable_targets"]:
         lines.append(f"targets of {told['unreadable_targets']:,} samples cannot be read; `resflow lint` names them")
     return lines

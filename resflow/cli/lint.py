@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+import warnings
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -49,6 +50,7 @@ def lint(
 ) -> None:
     """Read and decode every sample, with its targets, and list those that are bad; exit code 3 if there are any."""
     from resflow.loader import DataLoader
+    from resflow.runtime.findings import looked
     from resflow.runtime.stats import cpus
     from resflow.sources.groups import remark_lines
 
@@ -58,14 +60,16 @@ def lint(
         on_error=OnError.drop,
     )  # fmt: skip
     source = as_source(dataset)
+    chosen = _pipeline(pipeline, source, strict)
     loader: DataLoader[Any] = DataLoader(
         source,
         batch_size=32,
         num_workers=cpus() if workers is None else workers,
-        pipeline=_pipeline(pipeline, source, strict),
+        pipeline=chosen,
     )
     seen, tolerated = 0, []
-    with progress("decoding", len(source.index)) as show:
+    with warnings.catch_warnings(), progress("decoding", len(source.index)) as show:
+        warnings.filterwarnings("ignore", message="label maps")  # said below, of all of them
         for batch in loader:
             seen += len(batch)
             tolerated += batch.tolerated
@@ -75,22 +79,28 @@ def lint(
     bad += [
         {"shard": one.where, "key": one.key, "offset": None, "reason": f"{one.kind}: {one.what}"} for one in problems
     ]
+    findings = looked(source, chosen.targets)
+    bad += [{"shard": "", "key": "", "offset": None, "reason": found.text} for found in findings if found.wrong]
     remarks = getattr(getattr(source, "shard_index", None), "remarks", {})
     seconds = time.perf_counter() - start
     if as_json:
         lenient = [asdict(one) for one in tolerated]
         told = {"samples": seen, "bad": bad, "tolerated": lenient, "seconds": round(seconds, 3)}
+        told["notes"] = [one.text for one in findings if not one.wrong]
         print(json.dumps(told | {"remarks": {kind: asdict(remark) for kind, remark in remarks.items()}}))
     else:
         for one in bad[:_SHOWN]:
             at = "" if one["offset"] is None else f" at byte {one['offset']:,}"
-            print(f"{one['shard']}/{one['key']}{at}: {one['reason']}")
+            print(f"{one['shard']}/{one['key']}{at}: {one['reason']}" if one["shard"] else one["reason"])
         if len(bad) > _SHOWN:
             print(f"and {len(bad) - _SHOWN:,} more; --json lists all")
         for one in tolerated[:_SHOWN]:
             print(f"{one.shard}/{one.key}: {one.kind}, decoded all the same: {one.reason}")
         if len(tolerated) > _SHOWN:
             print(f"and {len(tolerated) - _SHOWN:,} more; --json lists all")
+        for found in findings:
+            if not found.wrong:
+                print(f"note: {found.text}")
         for line in remark_lines(remarks):
             print(line)
         more = f", {len(tolerated):,} only read leniently (--strict refuses these)" if tolerated else ""

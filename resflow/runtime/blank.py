@@ -100,7 +100,9 @@ def _spread(targets: Any, at: torch.Tensor, count: int, ignore_index: int) -> An
         return replace(targets, counts=counts, image_id=image_id)
     if isinstance(targets, PixelClasses):
         classes = targets.classes
-        return PixelClasses(classes.new_full((count, *classes.shape[1:]), ignore_index).index_copy_(0, at, classes))
+        return replace(
+            targets, classes=classes.new_full((count, *classes.shape[1:]), ignore_index).index_copy_(0, at, classes)
+        )
     if isinstance(targets, tuple):
         return tuple(_spread(part, at, count, ignore_index) for part in targets)
     if isinstance(targets, torch.Tensor):
@@ -126,7 +128,7 @@ def _blanked(targets: Any, present: torch.Tensor, ignore_index: int) -> Any:
     if isinstance(targets, Instances):
         return kept(targets, present[targets.image])
     if isinstance(targets, PixelClasses):
-        return PixelClasses(torch.where(present[:, None, None], targets.classes, ignore_index))
+        return replace(targets, classes=torch.where(present[:, None, None], targets.classes, ignore_index))
     if isinstance(targets, torch.Tensor) and targets.is_floating_point() and targets.ndim == 2:
         return torch.where(present[:, None], targets, 0)
     return targets

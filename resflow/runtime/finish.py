@@ -71,6 +71,9 @@ class Finish:
         if torch.device(pipeline.device).type != "cpu" and get_worker_info() is None:
             with self.spent.on("copy"):
                 batch = batch.to(pipeline.device, non_blocking=True)
+        if isinstance(batch.targets, PixelClasses) and batch.targets.strange and "values" not in self._told:
+            self._told.add("values")
+            warnings.warn(batch.targets.strange, stacklevel=2)
         batch = self._augmented(batch)
         if batch.skipped and pipeline.augment:
             batch = blanked(batch, pipeline)

@@ -30,6 +30,7 @@ from resflow.targets import (
     place_annotations,
     place_label_maps,
 )
+from resflow.targets.values import strange_values
 
 _NUMBER = re.compile(rb"\s*[+-]?\d{1,18}\s*")
 _WAY_OUT = "Name the right member in Pipeline(targets=...), or None to read no targets."
@@ -41,9 +42,11 @@ class PixelClasses:
 
     Args:
         classes: uint8, int16 or int32 [B, H, W], whatever holds them and is cheap to send.
+        strange: what is wrong with the numbers in the maps, where they were looked at and something is.
     """
 
     classes: torch.Tensor
+    strange: str | None = None
 
 
 Spec = str | Targets | None
@@ -91,7 +94,9 @@ def sample_target(
     return _spatial(target, keypoint_pairs, spec.box_format)
 
 
-def batch_targets(values: Sequence[object], samples: Sequence[Sample], geometry: Geometry, spec: Spec) -> Any:
+def batch_targets(
+    values: Sequence[object], samples: Sequence[Sample], geometry: Geometry, spec: Spec, *, look: bool = False
+) -> Any:
     """What a batch holds as targets.
 
     Args:
@@ -99,6 +104,7 @@ def batch_targets(values: Sequence[object], samples: Sequence[Sample], geometry:
         samples: the B samples, for messages.
         geometry: how the images are placed.
         spec: the pipeline's targets.
+        look: whether to look at the numbers in label maps.
 
     Returns:
         `Instances` of annotations; `PixelClasses` of label maps; else what `collate_targets` makes of them.
@@ -118,7 +124,10 @@ def batch_targets(values: Sequence[object], samples: Sequence[Sample], geometry:
             )
         if kinds == {Annotation}:
             return place_annotations([v for v in values if isinstance(v, Annotation)], geometry, options)
-        return PixelClasses(place_label_maps([v for v in values if isinstance(v, LabelMap)], geometry, options))
+        maps, found = [v for v in values if isinstance(v, LabelMap)], set[int]()
+        placed = place_label_maps(maps, geometry, options, found if look else None)
+        strange = strange_values(found, maps[0].known, options.ignore_index)
+        return PixelClasses(placed, strange and f"{strange} (first seen in {samples[0].shard}/{samples[0].key})")
     return collate_targets(samples, values)
 
 

@@ -60,6 +60,7 @@ class BatchMaker:
         self.places_on_device = torch.device(engine_device).type != "cpu"
         """Whether images that a dataset gives as pixels are placed on the engine's device, by `place_pixels`."""
         self._engine: LimitedDecoder | None = None
+        self._looked = False
         self._engine_process = self._home_process = os.getpid()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -124,7 +125,8 @@ class BatchMaker:
         with spent.on("decode"):
             images, notices = self._decoded([sample.image for sample in samples], decoded)
         with spent.on("place"):
-            found = batch_targets(targets, samples, geometry, self.pipeline.targets)
+            found = batch_targets(targets, samples, geometry, self.pipeline.targets, look=not self._looked)
+            self._looked = True  # at the first batch in this process
         transforms = self.pipeline.transforms
         if transforms:
             with spent.on("transform"):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +19,7 @@ from resflow.sources.keep import kept_files
 from resflow.sources.lint import LintReport, Problem, check_on_error, settle
 from resflow.targets.label_maps import decode_label_map
 from resflow.targets.types import LabelMap
+from resflow.targets.values import VOID, checked_values, renumbered
 
 GREYS = (0, 3)
 """Colour types in a PNG's header whose values can be classes: greyscale and palette."""
@@ -37,8 +38,9 @@ class MaskFolder(AnnotatedSource):
         names: names of the images to take, without extension; or a text file with one a line, such as VOC's
             ImageSets/Segmentation/train.txt; None takes all images.
         classes: names in the order of their numbers from 0, where known.
-        values: all numbers that may stand in a mask; then every mask is decoded once and looked at. None looks at the
-            masks' headers alone.
+        values: a mapping says which class a number in the masks means, such as {255: 1} for masks of 0 and 255; numbers
+            that are not named stay. A collection lists all numbers that may stand in a mask; then every mask is decoded
+            once and looked at. None looks at the masks' headers alone (and the loader at its first batch).
         upright: whether masks are those of the images after EXIF orientation; else of the stored pixels, as PIL opens
             them.
         on_error: "raise" refuses a dataset with problems and names them; "drop" leaves out the images that have some,
@@ -61,11 +63,15 @@ class MaskFolder(AnnotatedSource):
         suffix: str = "",
         names: str | Path | Sequence[str] | None = None,
         classes: Sequence[str] | None = None,
-        values: Collection[int] | None = None,
+        values: Mapping[int, int] | Collection[int] | None = None,
         upright: bool = False,
         on_error: str = "raise",
     ) -> None:
         check_on_error(on_error)
+        categories = numbered_classes(classes, 0) if classes else {}
+        table = checked_values(values, "values") if isinstance(values, Mapping) else None
+        if table and categories and (unknown := sorted(set(table.values()) - categories.keys() - {VOID})):
+            raise ConfigError(f"values has classes {unknown}; expected 0 to {len(categories) - 1}, or {VOID} for none")
         root, folder = existing_folder(images), existing_folder(masks)
         paths = [path.relative_to(root) for path in image_files(root)]
         if names is not None:
@@ -74,7 +80,7 @@ class MaskFolder(AnnotatedSource):
         files = Files(os.fspath(root), [str(path) for path in paths], upright)
         sizes, problems = measured_sizes(files, str(root))
         found = [f"{path.with_suffix('').as_posix()}{suffix}.png" for path in paths]
-        allowed = None if values is None else np.array(sorted(values), np.int64)
+        allowed = None if values is None or table is not None else np.array(sorted(values), np.int64)
 
         def check(place: int) -> Problem | None:
             key, path, (height, width) = files.names[place], folder / found[place], sizes[place].tolist()
@@ -95,10 +101,13 @@ class MaskFolder(AnnotatedSource):
         super().__init__(
             files,
             sizes[images_kept],
-            MaskFiles(os.fspath(folder), kept),
-            categories=numbered_classes(classes, 0) if classes else {},
+            MaskFiles(os.fspath(folder), kept, table, frozenset(categories) or None),
+            categories=categories,
             problems=report,
-            described=[name.encode(errors="surrogateescape") for name in kept],
+            described=[
+                *([repr(table).encode()] if table else []),
+                *(name.encode(errors="surrogateescape") for name in kept),
+            ],
         )
 
 
@@ -109,14 +118,21 @@ class MaskFiles:
     Args:
         folder: what all names are relative to.
         names: of the files.
+        table: classes of numbers that mean others than themselves.
+        known: the numbers of the classes, None where they are not known.
     """
 
     folder: str
     names: tuple[str, ...]
+    table: Mapping[int, int] | None = None
+    known: frozenset[int] | None = None
 
     def __call__(self, number: int) -> LabelMap:
-        """The mask of one image; ShardError where its file cannot be read."""
-        return LabelMap(read_file(os.path.join(self.folder, self.names[number])))  # noqa: PTH118
+        """The mask of one image; ShardError where its file cannot be read, TargetError where it cannot be decoded."""
+        encoded = read_file(os.path.join(self.folder, self.names[number]))  # noqa: PTH118
+        if not self.table:
+            return LabelMap(encoded, self.known)
+        return LabelMap.from_array(renumbered(decode_label_map(encoded), self.table), self.known)
 
 
 def mask_problem(key: str, path: Path, size: tuple[int, int], colours: Collection[int] = GREYS) -> Problem | None:

@@ -16,19 +16,23 @@ from resflow.geometry import Geometry, Matrices
 from resflow.targets.draw import Lookup
 from resflow.targets.options import Targets
 from resflow.targets.types import LabelMap
+from resflow.targets.values import found_values, renumbered
 
 _MODES = ("L", "P", "1", "I", "I;16", "I;16B", "I;16L")
 # Pillow stretches greys of 2 and 4 bits to 0..255; the classes are what was stored.
 _STEPS = {1: 1, 2: 85, 4: 17}
 
 
-def place_label_maps(maps: Sequence[LabelMap | None], geometry: Geometry, options: Targets) -> torch.Tensor:
+def place_label_maps(
+    maps: Sequence[LabelMap | None], geometry: Geometry, options: Targets, found: set[int] | None = None
+) -> torch.Tensor:
     """Place the label maps of a batch's images where the images lie, each pixel by the nearest.
 
     Args:
         maps: of the B images, in their own pixels; None for a place without a sample, which shows no image.
         geometry: how the B images are placed.
-        options: `ignore_index` is the class of pixels that show no image.
+        options: `ignore_index` is the class of pixels that show no image; `values` renumbers the others.
+        found: takes the numbers that occur in the maps, where it is wanted to know.
 
     Returns:
         [B, H, W] on the CPU, of the smallest dtype that holds the classes and `ignore_index`: uint8, int16 or int32.
@@ -40,6 +44,9 @@ def place_label_maps(maps: Sequence[LabelMap | None], geometry: Geometry, option
         raise TargetError(f"label maps must be one for each image; got {len(maps)} for {len(geometry)} images")
     sizes = [(height, width) for height, width in geometry.source_size.tolist()]
     decoded = [None if one is None else _decoded(one, sizes[place], place) for place, one in enumerate(maps)]
+    decoded = [None if one is None else renumbered(one, options.values) for one in decoded]
+    if found is not None:
+        found.update(*(found_values(one) for one in decoded if one is not None))
     dtype = _smallest([one for one in decoded if one is not None], options.ignore_index)
     output = torch.full((len(maps), *geometry.output_size), options.ignore_index, dtype=dtype)
     for place, classes in enumerate(decoded):
@@ -108,6 +115,11 @@ def decode_label_map(encoded: bytes | memoryview, size: tuple[int, int] | None =
     if depth == 16:
         return values.astype(np.int32)
     return values.astype(np.uint8) // np.uint8(_STEPS[depth])
+
+
+def label_map_classes(one: LabelMap) -> npt.NDArray[Any]:
+    """The classes of a label map as it is: uint8 or int32 [h, w]; TargetError where its PNG cannot be decoded."""
+    return one.encoded if isinstance(one.encoded, np.ndarray) else decode_label_map(one.encoded)
 
 
 def _decoded(one: LabelMap, size: tuple[int, int], position: int) -> npt.NDArray[Any]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import inf
 
 from resflow.errors import ConfigError
 from resflow.targets.boxes import BOX_FORMATS
 from resflow.targets.mirror import KeypointPairs, as_pairs
+from resflow.targets.values import checked_values
 
 FORMATS = ("list", "tv_tensors", "padded")
 
@@ -34,6 +35,8 @@ class Targets:
             beside `labels`, "xywh" in COCO's records; boxes that look like shares are then refused.
         keypoint_pairs: which keypoints swap places in a mirrored image: pairs of places ((1, 2), (3, 4)), or a
             permutation of all ([0, 2, 1, 4, 3], as YOLO's `flip_idx`); () if none do. None takes what the source knows.
+        values: classes of numbers in label maps that mean others than themselves, such as {255: 1} for masks of 0 and
+            255; numbers that are not named stay.
         ignore_index: class of pixels that show no image, in label maps; in [-32768, 65535].
 
     Raises:
@@ -48,6 +51,7 @@ class Targets:
     min_visible: float = 0.0
     min_side: float = 1.0
     box_format: str | None = None
+    values: Mapping[int, int] | None = None
     ignore_index: int = 255
 
     def __post_init__(self) -> None:
@@ -72,6 +76,8 @@ class Targets:
         for name, sound, expected in checks:
             if not sound:
                 raise ConfigError(f"Targets.{name} must be {expected}; got {getattr(self, name)!r}")
+        if self.values is not None:
+            object.__setattr__(self, "values", checked_values(self.values, "Targets.values"))
         if self.keypoint_pairs is not None:
             try:
                 object.__setattr__(self, "keypoint_pairs", as_pairs(self.keypoint_pairs))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
@@ -121,16 +121,19 @@ class LabelMap:
     Args:
         encoded: the bytes of a PNG file of the image's own size: palette or greyscale, whose values are the classes; or
             the classes themselves, uint8 or int32 [h, w] (see `from_array`).
+        known: the numbers of the classes, None where they are not known.
     """
 
     encoded: bytes | memoryview | npt.NDArray[np.uint8] | npt.NDArray[np.int32]
+    known: Collection[int] | None = None
 
     @classmethod
-    def from_array(cls, classes: npt.NDArray[Any]) -> LabelMap:
+    def from_array(cls, classes: npt.NDArray[Any], known: Collection[int] | None = None) -> LabelMap:
         """Classes that are decoded already.
 
         Args:
             classes: whole numbers [h, w] or [1, h, w], of the image's own size, from -32768 to 65535.
+            known: the numbers of the classes, None where they are not known.
 
         Raises:
             TargetError: another dtype, shape or value.
@@ -142,11 +145,11 @@ class LabelMap:
                 "Turn its colours or probabilities into class numbers first."
             )
         if plane.dtype in (np.bool_, np.uint8):
-            return cls(plane.astype(np.uint8, copy=False))
+            return cls(plane.astype(np.uint8, copy=False), known)
         low, high = (int(plane.min()), int(plane.max())) if plane.size else (0, 0)
         if low < -32768 or high > 65535:
             raise TargetError(f"classes of a label map must be from -32768 to 65535; got {low} to {high}")
-        return cls(plane.astype(np.uint8) if low >= 0 and high <= 255 else plane.astype(np.int32))
+        return cls(plane.astype(np.uint8) if low >= 0 and high <= 255 else plane.astype(np.int32), known)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -175,7 +175,7 @@ def test_lint_lists_bad_samples_and_says_so_by_its_exit_code(spoilt: tuple[str, 
     assert result.exit_code == 3
     assert result.stdout.splitlines()[-1].startswith("2 bad of 24 samples")
     assert "/00011 at byte" in result.stdout
-    sound = {"samples": COUNT, "bad": [], "tolerated": [], "remarks": {}, "seconds": 0}
+    sound = {"samples": COUNT, "bad": [], "tolerated": [], "notes": [], "remarks": {}, "seconds": 0}
     assert told("lint", shards, "--workers", 0) | {"seconds": 0} == sound
 
 
