@@ -11,6 +11,7 @@ from torch.utils.data import ConcatDataset, Dataset, Subset
 
 from resflow.errors import ConfigError
 from resflow.fusion.buffers import BatchBuffer
+from resflow.fusion.hub import HubLeaf, is_hub, why_not_hub
 from resflow.fusion.leaf import Leaf, unlike, why_not
 from resflow.fusion.runner import do
 from resflow.fusion.split import Step, describe
@@ -51,7 +52,10 @@ def fuse(dataset: Any, transform: Step | None = None, exact: bool = False) -> An
                 "Leave one of them out."
             )
     fused = None
-    reasons = {type(leaf).__name__: reason for leaf in _leaves(dataset) if (reason := why_not(leaf))}
+    reasons: dict[str, str] = {}
+    for leaf in _leaves(dataset):
+        reason = why_not_hub(leaf, transform) if is_hub(leaf) else why_not(leaf)
+        reasons |= {type(leaf).__name__: reason} if reason else {}
     if not reasons:
         fused = FusedDataset(dataset, transform, exact)
         reasons = {type(leaf.dataset).__name__: reason for leaf in fused._fused if (reason := unlike(leaf))}
@@ -73,18 +77,21 @@ class FusedDataset(Dataset[Any]):
     """
 
     def __init__(self, dataset: Any, transform: Step | None, exact: bool) -> None:
-        leaves: dict[int, Leaf] = {}
+        leaves: dict[int, Leaf | HubLeaf] = {}
         for leaf in _leaves(dataset):
-            leaves.setdefault(id(leaf), Leaf(leaf, transform, exact))
+            kind = HubLeaf if is_hub(leaf) else Leaf
+            leaves.setdefault(id(leaf), kind(leaf, transform, exact))
         self.__dict__.update(_wrapped=dataset, _fused=list(leaves.values()))
 
     def __len__(self) -> int:
         return len(self._wrapped)
 
     def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, str | slice):  # a column or a part of one of Hugging Face's
+            return self._wrapped[index]
         leaf, number = self._place(index)
         leaf.begin(None)
-        return leaf.item(number)
+        return leaf.items([number])[0]
 
     def __getitems__(self, indices: Sequence[Any]) -> list[Any]:
         """The items of a batch, whose images are written to one buffer.
@@ -98,14 +105,17 @@ class FusedDataset(Dataset[Any]):
         for leaf in leaves:
             leaf.begin(buffer)
         try:
-            items = [leaf.item(number, position) for position, (leaf, number) in enumerate(places)]
+            if len(leaves) == 1:
+                items = places[0][0].items([number for _, number in places], range(len(places)))
+            else:
+                items = [leaf.items([number], [at])[0] for at, (leaf, number) in enumerate(places)]
         finally:
             for leaf in leaves:
                 jobs += leaf.finish()
         do(jobs)
         return items
 
-    def _place(self, index: Any) -> tuple[Leaf, Any]:
+    def _place(self, index: Any) -> tuple[Leaf | HubLeaf, Any]:
         """The leaf that holds an item, and the item's number there."""
         dataset: Any = self._wrapped
         while type(dataset) in (Subset, ConcatDataset):
@@ -144,7 +154,7 @@ def holds_fused(dataset: Any) -> bool:
     return any(isinstance(leaf, FusedDataset) for leaf in _leaves(dataset))
 
 
-def _told(leaf: Leaf) -> list[str]:
+def _told(leaf: Leaf | HubLeaf) -> list[str]:
     """Lines that say what becomes of a leaf's transform."""
     parts = leaf.split
     groups = {

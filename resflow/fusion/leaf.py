@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from torch.utils.data import IterableDataset
@@ -74,16 +74,19 @@ class Leaf:
         if "transforms" in state and isinstance(self.dataset, VisionDataset):
             copied["transforms"] = StandardTransform(copied["transform"], state.get("target_transform"))
 
-    def item(self, number: Any, position: int | None = None) -> Any:
-        """An item.
+    def items(self, numbers: Sequence[Any], positions: Sequence[int] = ()) -> list[Any]:
+        """Items, read one after another.
 
         Args:
-            number: of the item in the dataset.
-            position: of it in the batch.
+            numbers: of the items in the dataset.
+            positions: of them in the batch.
         """
-        for runner in self._runners:
-            runner.at(position)
-        return self._copy[number]
+        found = []
+        for row, number in enumerate(numbers):
+            for runner in self._runners:
+                runner.at(positions[row : row + 1])
+            found.append(self._copy[number])
+        return found
 
     def finish(self) -> list[Callable[[], None]]:
         """End a batch; what is still to be done for it."""
@@ -127,15 +130,20 @@ def why_not(dataset: Any) -> str:
     return ""
 
 
-def unlike(leaf: Leaf) -> str:
+def unlike(leaf: Any) -> str:
     """How the items of a dataset of the user's own would change; "" if they stay the same."""
     dataset = leaf.dataset
-    if _is_known(dataset) or not len(dataset) or (leaf.transform is not None and not _has_paths(dataset)):
+    if (
+        not isinstance(leaf, Leaf)
+        or _is_known(dataset)
+        or not len(dataset)
+        or (leaf.transform is not None and not _has_paths(dataset))
+    ):
         return ""
 
     def fused() -> Any:
         leaf.begin(None)
-        return leaf.item(0)
+        return leaf.items([0])[0]
 
     found = difference(lambda: dataset[0], fused)
     return found and f"its first item would be another: {found}"

@@ -8,7 +8,7 @@ copy changes.
 from __future__ import annotations
 
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import PIL
@@ -47,6 +47,47 @@ class _Globals(dict[str, Any]):
         return self._module[name]
 
 
+def copied(function: Any, instead: Callable[[Any], Any]) -> Any:
+    """A copy of a function that sees other values of the names it uses.
+
+    Args:
+        function: any value; what is not a Python function is returned as it is.
+        instead: what to use for a global value, or one of an enclosing function; the value itself to keep it.
+
+    Returns:
+        The copy; the function itself if nothing is replaced.
+    """
+    if not isinstance(function, types.FunctionType):
+        return function
+    found = function.__globals__
+    replaced = {name: instead(found[name]) for name in _names(function.__code__) if name in found}
+    replaced = {name: value for name, value in replaced.items() if value is not found[name]}
+    cells = tuple(_cell(cell, instead) for cell in function.__closure__ or ())
+    if not replaced and all(one is other for one, other in zip(cells, function.__closure__ or (), strict=True)):
+        return function
+    names = _Globals(found, replaced)
+    copy = types.FunctionType(function.__code__, names, function.__name__, function.__defaults__, cells)
+    copy.__kwdefaults__ = function.__kwdefaults__
+    return copy
+
+
+def _names(code: types.CodeType) -> Iterator[str]:
+    """The global names that a function, and those within it, use."""
+    yield from code.co_names
+    for part in code.co_consts:
+        if isinstance(part, types.CodeType):
+            yield from _names(part)
+
+
+def _cell(cell: types.CellType, instead: Callable[[Any], Any]) -> types.CellType:
+    try:
+        value = cell.cell_contents
+    except ValueError:  # not assigned yet
+        return cell
+    changed = instead(value)
+    return cell if changed is value else types.CellType(changed)
+
+
 class Openings:
     """What stands in for the functions that open images.
 
@@ -78,18 +119,7 @@ class Openings:
 
     def function(self, function: Any) -> Any:
         """A function that opens lazily; the same function if it opens nothing."""
-        if not isinstance(function, types.FunctionType):
-            return function
-        code, found = function.__code__, function.__globals__
-        replaced = {name: self.instead(found[name]) for name in code.co_names if name in found}
-        replaced = {name: value for name, value in replaced.items() if value is not found[name]}
-        if not replaced:
-            return function
-        copy = types.FunctionType(
-            code, _Globals(found, replaced), function.__name__, function.__defaults__, function.__closure__
-        )
-        copy.__kwdefaults__ = function.__kwdefaults__
-        return copy
+        return copied(function, self.instead)
 
     def loader(self, loader: Callable[..., Any]) -> Callable[..., Any]:
         """A dataset's `loader` that opens lazily; the same one if that cannot be."""

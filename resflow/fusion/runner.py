@@ -36,7 +36,7 @@ class Runner:
         self._before = [*self.split.geometric, *self.split.colour]
         self._tables: dict[str, LevelTable | None] = {}
         self._buffer: BatchBuffer | None = None
-        self._position: int | None = None
+        self._positions: list[int] = []
         self._jobs: list[Callable[[], None]] = []
 
     def __call__(self, image: Any) -> Any:
@@ -56,13 +56,12 @@ class Runner:
         for step in self._before:
             image = step(image)
         table = self._table(image)
-        position, self._position = self._position, None
-        if table is None or self._buffer is None or position is None:
+        if table is None or self._buffer is None or not self._positions:
             for step in self.split.rest[len(self.split.colour) :]:
                 image = step(image)
             return real(image) if isinstance(image, LazyImage) else image
         width, height = image.size
-        out = self._buffer.slot(position, (table.channels, height, width), table.dtype)
+        out = self._buffer.slot(self._positions.pop(0), (table.channels, height, width), table.dtype)
         if self.split.after or not self._waits:
             _write(image, table, out)
         else:
@@ -74,9 +73,9 @@ class Runner:
         """Begin a batch."""
         self._buffer, self._jobs = buffer, []
 
-    def at(self, position: int | None) -> None:
-        """Say which image of the batch is next; an item's other images get memory of their own."""
-        self._position = position
+    def at(self, positions: Sequence[int]) -> None:
+        """Say which images of the batch are next; others, such as an item's second, get memory of their own."""
+        self._positions = list(positions)
 
     def finish(self) -> list[Callable[[], None]]:
         """End a batch; what is still to be done for it."""

@@ -31,7 +31,12 @@ _SIZES = frozenset(
 )
 _TURNS = frozenset(["Pad", "RandomRotation", "RandomAffine", "RandomPerspective", "RandomZoomOut"])
 _CHOICES = frozenset(["RandomApply", "RandomChoice"])
-_TYPES = frozenset(["ToTensor", "PILToTensor", "ToImage", "ToDtype", "ConvertImageDtype", "ToPureTensor"])
+_TYPES = frozenset(
+    [
+        *("ToTensor", "PILToTensor", "ToImage", "ToDtype", "ConvertImageDtype", "ToPureTensor"),
+        *("MaybeToTensor", "MaybePILToTensor"),  # timm's
+    ]
+)
 _NUMBERS = _TYPES | {"Normalize"}
 
 
@@ -77,16 +82,16 @@ def split(transform: Step | None) -> Split:
     for step in steps:
         if kind(step) == "geometric" and (not pending or _same_on_pil(step)):
             geometric.append(step)
-        elif name(step, _VISION) in _TYPES:
+        elif called(step) in _TYPES:
             pending.append(step)
         else:
             break
     rest = [*pending, *steps[len(geometric) + len(pending) :]]
-    first = next((i for i, step in enumerate(rest) if name(step, _VISION) in _NUMBERS), len(rest))
-    last = next((i for i in range(first, len(rest)) if name(rest[i], _VISION) not in _NUMBERS), len(rest))
+    first = next((i for i, step in enumerate(rest) if called(step) in _NUMBERS), len(rest))
+    last = next((i for i in range(first, len(rest)) if called(rest[i]) not in _NUMBERS), len(rest))
     window, reason = _window(geometric)
     if not reason and rest:
-        reason = _why_not(next((step for step in rest if name(step, _VISION) not in _NUMBERS), None))
+        reason = _why_not(next((step for step in rest if called(step) not in _NUMBERS), None))
     return Split(geometric, rest[:first], rest[first:last], rest[last:], window, reason)
 
 
@@ -110,12 +115,17 @@ def flatten(transform: Any) -> list[Step]:
 
 def kind(step: Step) -> str:
     """ "geometric", "numbers" (conversion or normalisation) or "other"."""
-    found = name(step, _VISION) or name(step, _TIMM)
+    found = called(step)
     if found in _CROPS | _SIZES | _TURNS:
         return "geometric"
     if found in _CHOICES:
         return "geometric" if all(kind(part) == "geometric" for part in _parts(step)) else "other"
-    return "numbers" if name(step, _VISION) in _NUMBERS else "other"
+    return "numbers" if called(step) in _NUMBERS else "other"
+
+
+def called(step: Any) -> str:
+    """The class name of a step of torchvision's or timm's; "" for any other."""
+    return name(step, _VISION) or name(step, _TIMM)
 
 
 def name(step: Any, home: str) -> str:
@@ -178,14 +188,14 @@ def _window(geometric: list[Step]) -> tuple[int, str]:
     """How many geometric steps make one window, and why the next one is not among them."""
     resized = False
     for position, step in enumerate(geometric):
-        called = name(step, _VISION) or name(step, _TIMM)
-        if called in _TURNS:
-            return position, f"{called} runs on the decoded window: only crops, flips and a resize are decoded."
-        if called in _CHOICES:
-            return position, f"{called} decides anew for each image; what it leaves out is decoded all the same."
-        if called in _SIZES:
+        known = called(step)
+        if known in _TURNS:
+            return position, f"{known} runs on the decoded window: only crops, flips and a resize are decoded."
+        if known in _CHOICES:
+            return position, f"{known} decides anew for each image; what it leaves out is decoded all the same."
+        if known in _SIZES:
             if resized:
-                return position, f"{called} is a second resize, and two resizes are not one."
+                return position, f"{known} is a second resize, and two resizes are not one."
             resized = True
     return len(geometric), ""
 

@@ -141,3 +141,81 @@ def test_one_that_cannot_be_fused_stays_and_says_what_to_add(photos: Path, caplo
             assert rf.fuse(dataset) is dataset
         assert torch.equal(torch.get_rng_state(), state)
         assert told in caplog.text
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")  # timm leaves files open
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_timm(photos: Path) -> None:
+    timm = pytest.importorskip("timm.data", reason="timm is not installed; `pip install timm`")
+    options: list[dict[str, Any]] = [
+        {"is_training": True, "auto_augment": "rand-m9-mstd0.5", "re_prob": 0.25, "interpolation": "random"},
+        {"is_training": True, "use_prefetcher": True, "interpolation": "bilinear"},
+        {"is_training": False, "crop_pct": 0.9, "interpolation": "bicubic"},
+        {"is_training": False, "crop_mode": "border", "interpolation": "bilinear"},
+    ]
+    for chosen in options:
+        steps = timm.create_transform(48, **chosen)
+        plain, fused = timm.ImageDataset(photos), rf.fuse(timm.ImageDataset(photos))
+        plain.transform = fused.transform = steps  # timm's create_loader sets it later, too
+        assert isinstance(fused, FusedDataset)
+        seed(1)
+        np.random.seed(1)
+        expected = [plain[number] for number in range(len(plain))]
+        seed(1)
+        np.random.seed(1)
+        for one, other in zip(expected, fused.__getitems__(range(len(plain))), strict=True):
+            assert one[1] == other[1]
+            a, b = torch.as_tensor(one[0]).double(), torch.as_tensor(other[0]).double()
+            assert type(one[0]) is type(other[0])
+            assert (a.shape, one[0].dtype) == (b.shape, other[0].dtype)
+            assert (a - b).abs().mean() / (a.std() + 1e-3) < 0.1
+
+
+def test_hugging_face(photos: Path) -> None:
+    hub = pytest.importorskip("datasets", reason="datasets is not installed; `pip install datasets`")
+    paths = sorted(map(str, photos.rglob("*.*")))
+    steps = v1.Compose(STEPS)
+
+    def make(bytes_too: bool) -> Any:
+        images = [{"bytes": Path(path).read_bytes(), "path": path} if bytes_too else path for path in paths]
+        features = hub.Features({"image": hub.Image(), "label": hub.Value("int64")})
+        return hub.Dataset.from_dict({"image": images, "label": list(range(len(paths)))}, features=features)
+
+    def preprocess(batch: Any) -> Any:
+        batch["pixel_values"] = [steps(image.convert("RGB")) for image in batch["image"]]
+        return batch
+
+    for bytes_too in (True, False):
+        plain = make(bytes_too).with_transform(preprocess)
+        fused = rf.fuse(make(bytes_too).with_transform(preprocess))
+        assert isinstance(fused, FusedDataset)
+        order = list(range(len(plain)))[::-1]
+        seed(2)
+        expected = plain.__getitems__(order)
+        seed(2)
+        for one, other in zip(expected, fused.__getitems__(order), strict=True):
+            assert list(one) == list(other)
+            assert one["label"] == other["label"]
+            assert one["image"].size == other["image"].size
+            assert_near(other["pixel_values"], one["pixel_values"], 2.0)
+        seed(2)
+        given = rf.fuse(make(bytes_too).select_columns(["image", "label"]), transform=v1.Compose([v1.CenterCrop(40)]))
+        assert [item["image"].size for item in given.__getitems__([0, 1])] == [(40, 40), (40, 40)]
+        assert "decoded as one window: RandomResizedCrop" in repr(fused)
+    assert fused.column_names == ["image", "label"]
+    assert fused["label"][3] == 3
+
+
+def test_what_hugging_face_cannot_be_fused(photos: Path, caplog: pytest.LogCaptureFixture) -> None:
+    hub = pytest.importorskip("datasets", reason="datasets is not installed; `pip install datasets`")
+    numbers = hub.Dataset.from_dict({"x": [1, 2]})
+    images = hub.Dataset.from_dict({"image": [str(next(photos.rglob("*.jpg")))]}).cast_column("image", hub.Image())
+    for told, dataset in {
+        "none of its columns ['x'] holds images": numbers,
+        "its format is 'torch'": images.with_format("torch"),
+        "it has no transform": images,
+    }.items():
+        caplog.clear()
+        with caplog.at_level(logging.WARNING, "resflow"):
+            assert rf.fuse(dataset) is dataset
+        assert told in caplog.text
