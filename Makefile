@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test test-slow test-gpu fuzz lint docs bench bench-peers bench-gpu setup clean
+.PHONY: demo test test-slow test-gpu fuzz lint docs bench bench-peers bench-gpu native setup clean
 
 demo: $(READY)  ## Draw a dataset, index, plan, train, evaluate; DATA=folder (PATTERN=regex) for your own images
 	$(BIN)/resflow demo $(if $(DATA),--data "$(DATA)") $(if $(PATTERN),--label-pattern '$(PATTERN)') $(DEMO_FLAGS)
@@ -43,6 +43,9 @@ bench-peers: $(READY)  ## Resflow beside other loaders, each in an environment o
 bench-gpu: $(READY)  ## The tests that need a GPU, then Resflow beside DALI alone on it; GPU_FLAGS=--rehearsal needs none
 	$(BIN)/python benchmarks/gpu.py --check --json benchmarks/results/gpu.json $(GPU_FLAGS)
 
+native:  ## Compile the decoder anew, where its sources are newer; `make setup` does it, too
+	@$(BIN)/python resflow/decode/native/build.py --strict --if-needed
+
 setup: $(READY)
 
 $(READY): pyproject.toml constraints.txt
@@ -50,7 +53,6 @@ $(READY): pyproject.toml constraints.txt
 		{ $(PYTHON) -m venv .venv && $(BIN)/python -m pip install --quiet --constraint constraints.txt uv; }
 	@echo "Installing PyTorch, DALI and the rest into .venv (about a minute)"
 	@$$(command -v uv || echo $(BIN)/uv) pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[dev]'
-	@$(BIN)/python -c "from resflow.decode.native import load; load()"
 	@touch $@
 
 clean:

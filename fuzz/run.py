@@ -99,17 +99,12 @@ def atheris_run(name: str, folder: Path, corpus: Path, seconds: int) -> None:
     """Fuzz in this process, for so many seconds."""
     import atheris
 
-    # Numba compiles what lies in decode, and takes no other instructions in it.
-    root = Path(__file__).parents[1]
-    compiled = [path.relative_to(root).with_suffix("") for path in (root / "resflow" / "decode").rglob("*.py")]
-    with atheris.instrument_imports(include=["resflow"], exclude=[".".join(path.parts) for path in compiled]):
+    with atheris.instrument_imports(include=["resflow"]):
         from fuzz.targets import MAX_BYTES, quiet
 
         counter = Counter(name, folder)
     quiet()
     _write_seeds(counter, corpus)
-    for seed in counter.target.seeds:  # what is compiled at its first call takes longer than any input may
-        counter(seed)
     flags = [f"-max_total_time={seconds}", f"-timeout={_TIMEOUT}", "-rss_limit_mb=4096", f"-max_len={MAX_BYTES}"]
     atheris.Setup([name, *flags, f"-artifact_prefix={folder}/", "-print_final_stats=1", str(corpus)], counter)
     atheris.Fuzz()

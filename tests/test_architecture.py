@@ -166,13 +166,13 @@ def test_the_public_names() -> None:
 @pytest.mark.parametrize(
     ("program", "absent"),
     [
-        ("import resflow", ["torch", "numpy", "nvidia", "kornia", "matplotlib", "numba", "pyarrow"]),
-        ("import resflow; resflow.DataLoader", ["nvidia.dali", "kornia", "matplotlib", "webdataset", "numba"]),
+        ("import resflow", ["torch", "numpy", "nvidia", "kornia", "matplotlib", "pyarrow"]),
+        ("import resflow; resflow.DataLoader", ["nvidia.dali", "kornia", "matplotlib", "webdataset"]),
         (
             "import sys, contextlib; sys.argv = ['resflow', '--help']\n"
             "from resflow.cli.main import main\n"
             "with contextlib.suppress(SystemExit): main()",
-            ["torch", "nvidia", "kornia", "matplotlib", "numba", "pyarrow"],
+            ["torch", "nvidia", "kornia", "matplotlib", "pyarrow"],
         ),
     ],
     ids=["import", "loader", "help"],

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from resflow.sources import Sample
 
 _PACKAGES = (
-    "torch", "torchvision", "numpy", "pillow", "simplejpeg", "numba", "kornia", "nvidia-dali-cuda120", "pyarrow",
+    "torch", "torchvision", "numpy", "pillow", "simplejpeg", "kornia", "nvidia-dali-cuda120", "pyarrow",
     "webdataset", "fsspec", "pycocotools", "matplotlib", "ray",
 )  # fmt: skip
 _IMAGES = 16  # that are drawn to measure with
@@ -85,13 +85,15 @@ def _jpeg_engines() -> int:
 
 def _engines() -> dict[str, dict[str, Any]]:
     """Whether each engine opens here, and why not."""
-    from resflow.decode import open_engine
+    from resflow.decode import native, open_engine
 
     found = {}
     for name in ("turbo", "dali", "pillow"):
         try:
-            open_engine(name).close()
-            found[name] = {"there": True, "why": ""}
+            why = native.missing() if name == "turbo" else ""
+            if not why:
+                open_engine(name).close()
+            found[name] = {"there": not why, "why": why}
         except (ResflowError, ImportError, OSError) as error:
             found[name] = {"there": False, "why": str(error)}
     return found
@@ -100,6 +102,8 @@ def _engines() -> dict[str, dict[str, Any]]:
 def _auto(engines: Mapping[str, Any], machine: Mapping[str, Any]) -> dict[str, str]:
     """What engine="auto" takes for each device, and why."""
     told = {"cpu": "turbo: the part of each JPEG that is shown, decoded by compiled code; workers do it in parallel"}
+    if not engines["turbo"]["there"]:
+        told["cpu"] = f"pillow: turbo is not here: {engines['turbo']['why']}"
     if not machine["devices"]:
         told["cuda"] = "not here: PyTorch sees no CUDA device"
     elif not engines["dali"]["there"]:
@@ -168,14 +172,16 @@ def takes_window(data: bytes) -> bool:
     """
     import numpy as np
 
-    from resflow.decode.native import decode_window
+    from resflow.decode.native import decode_window, missing
     from resflow.headers import read_header
+
+    if missing():
+        return False
 
     header = read_header(data)
     height, width = header.height, header.width
     out = np.zeros(((height + 1) // 2, (width + 1) // 2, 3), np.uint8)
     encoded = np.frombuffer(data, np.uint8)
-    encoded.flags.writeable = False
     box = np.array([0, 0, out.shape[1], out.shape[0]], np.int64)
     step = width / out.shape[1], height / out.shape[0]
     return bool(decode_window(encoded, out, box, 0.0, 0.0, *step, width, height, header.orientation, 1.5))

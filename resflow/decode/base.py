@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import logging
 from collections.abc import Sequence
 from typing import Literal, NamedTuple, Protocol, TypeAlias
 
@@ -9,6 +11,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from resflow.decode import native
+from resflow.decode.placement import Interpolation
 from resflow.errors import ConfigError, DecodeError, HeaderError
 from resflow.geometry.affine import Geometry
 from resflow.headers import MAX_SCANS, ImageHeader, count_scans, whole_header
@@ -16,12 +20,17 @@ from resflow.headers import MAX_SCANS, ImageHeader, count_scans, whole_header
 Encoded: TypeAlias = bytes | memoryview
 Pixels: TypeAlias = npt.NDArray[np.uint8]
 """uint8 [H, W, 3], RGB: an image that is decoded already."""
+Interpolations: TypeAlias = Interpolation | Sequence[Interpolation]
+"""A filter for all images of a batch, or one for each."""
 Fill: TypeAlias = tuple[int, int, int]
 """Red, green and blue of padding pixels, 0 to 255 each."""
 
 ENGINES = ("auto", "turbo", "dali", "pillow")
 MAX_PIXELS = 178_956_970
 """Images with more pixels are refused before decoding, unless an engine is opened with another limit."""
+OVERSAMPLE = 1.5
+"""A JPEG is decoded at a reduced size if that leaves at least so many pixels for an output pixel, on each axis."""
+_log = logging.getLogger("resflow")
 
 
 class Notice(NamedTuple):
@@ -43,7 +52,12 @@ class Decoder(Protocol):
     """Decodes a batch of encoded images and places each into the batch's common shape."""
 
     def decode(
-        self, encoded: Sequence[Encoded | Pixels], geometry: Geometry, out: torch.Tensor | None = None
+        self,
+        encoded: Sequence[Encoded | Pixels],
+        geometry: Geometry,
+        out: torch.Tensor | None = None,
+        interpolation: Interpolations = "bilinear",
+        warp: Interpolations = "bilinear",
     ) -> torch.Tensor:
         """Decode and place B images.
 
@@ -51,13 +65,16 @@ class Decoder(Protocol):
             encoded: B encoded images; where one is pixels already (uint8 [H, W, 3], RGB), it is only placed.
             geometry: how they are placed; `geometry.source_size` must be their upright sizes.
             out: uint8 [B, 3, H, W] in channels_last on the engine's device, to be filled; None makes one.
+            interpolation: the resize's filter, as Pillow has it: "bilinear" and "bicubic" are antialiased, "nearest" is
+                not; one for all images, or a sequence of B.
+            warp: the filter by which turned images (rotation, shear) are read after their resize; one, or B.
 
         Returns:
             uint8 [B, 3, H, W] in channels_last on the engine's device; `out` where it was given.
 
         Raises:
             DecodeError: an image is corrupt, cut short, too large or of another size; carries its `position`.
-            ConfigError: `encoded`, `geometry` and `out` do not fit together.
+            ConfigError: `encoded`, `geometry`, `out` and filters do not fit together.
         """
         ...
 
@@ -74,12 +91,14 @@ def open_engine(
     max_batch: int = 256,
     max_pixels: int = MAX_PIXELS,
     strict: bool = False,
+    oversample: float = OVERSAMPLE,
 ) -> LimitedDecoder:
     """Open a decode engine.
 
     Args:
         name: "turbo" (libjpeg-turbo on the CPU), "dali" (NVIDIA DALI, CPU or GPU), "pillow" (the reference), or
-            "auto": dali on a CUDA device, turbo on the CPU.
+            "auto": dali on a CUDA device, turbo on the CPU. Where the compiled decoder is missing, pillow takes turbo's
+            place, and a warning says so.
         device: torch device of the batches: "cpu", "cuda" or "cuda:N"; turbo and pillow give CPU batches only.
         fill: colour of padding pixels, RGB, 0 to 255.
         threads: decoding threads, at least 1.
@@ -87,6 +106,8 @@ def open_engine(
         max_pixels: height times width of the largest image that is decoded; of a larger one no byte is.
         strict: whether what Pillow reads, but with damage or loss (`Notice`), is refused; not of "pillow". Of "dali"
             only what DALI itself refuses counts as damage.
+        oversample: least pixels that turbo decodes for an output pixel on each axis before it decodes a JPEG at a
+            reduced size; math.inf never does. The others decode all pixels.
 
     Returns:
         The engine.
@@ -105,9 +126,7 @@ def open_engine(
         )
     if len(fill) != 3 or not all(0 <= value <= 255 for value in fill):
         raise ConfigError(f"fill must be three values in 0..255 (RGB); got {fill}")
-    if strict and name == "pillow":
-        raise ConfigError("engine 'pillow' cannot be strict: it is Pillow that reads over damage. Use 'turbo'.")
-    return LimitedDecoder(_opened(name, device, fill, threads, max_batch, strict), max_pixels)
+    return LimitedDecoder(_opened(name, device, fill, threads, max_batch, strict, oversample), max_pixels)
 
 
 class LimitedDecoder:
@@ -125,7 +144,12 @@ class LimitedDecoder:
         self.engine, self._max_pixels = engine, max_pixels
 
     def decode(
-        self, encoded: Sequence[Encoded | Pixels], geometry: Geometry, out: torch.Tensor | None = None
+        self,
+        encoded: Sequence[Encoded | Pixels],
+        geometry: Geometry,
+        out: torch.Tensor | None = None,
+        interpolation: Interpolations = "bilinear",
+        warp: Interpolations = "bilinear",
     ) -> torch.Tensor:
         """See `Decoder.decode`."""
         pixels = geometry.source_size.astype(np.int64).prod(axis=1)
@@ -134,7 +158,7 @@ class LimitedDecoder:
                 if pixels[position] > self._max_pixels and not isinstance(image, np.ndarray):
                     height, width = geometry.source_size[position].tolist()
                     raise _too_many_pixels(position, height, width, self._max_pixels)
-        return self.engine.decode(encoded, geometry, out)
+        return self.engine.decode(encoded, geometry, out, interpolation, warp)
 
     @property
     def notices(self) -> Sequence[Notice]:
@@ -154,9 +178,33 @@ def _too_many_pixels(position: int, height: int, width: int, limit: int) -> Deco
     )
 
 
-def _opened(name: str, device: str, fill: Fill, threads: int, max_batch: int, strict: bool) -> Decoder:
+def without_library(name: str) -> str:
+    """The engine that does an engine's work here: pillow instead of turbo, where the compiled decoder is missing.
+
+    Args:
+        name: of the engine.
+    """
+    if name != "turbo" or not native.missing():
+        return name
+    _warn_once(native.missing())
+    return "pillow"
+
+
+@functools.cache
+def _warn_once(reason: str) -> None:
+    _log.warning("Engine 'pillow' decodes in place of 'turbo', several times as slowly: %s", reason)
+
+
+def _opened(
+    name: str, device: str, fill: Fill, threads: int, max_batch: int, strict: bool, oversample: float
+) -> Decoder:
     if name == "auto":
         name = "turbo" if torch.device(device).type == "cpu" else "dali"
+    name = without_library(name)
+    if strict and name == "pillow":
+        raise ConfigError(
+            "engine 'pillow' cannot be strict: it is Pillow that reads over damage. Use 'turbo'. " + native.missing()
+        )
     if name == "dali":
         try:
             from resflow.decode.dali import DaliDecoder
@@ -176,7 +224,7 @@ def _opened(name: str, device: str, fill: Fill, threads: int, max_batch: int, st
     if name == "turbo":
         from resflow.decode.turbo import TurboDecoder
 
-        return TurboDecoder(fill, threads=threads, strict=strict)
+        return TurboDecoder(fill, threads=threads, oversample=oversample, strict=strict)
     from resflow.decode.pillow import PillowDecoder
 
     return PillowDecoder(fill)

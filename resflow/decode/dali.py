@@ -20,6 +20,7 @@ from nvidia.dali import Pipeline
 from resflow.decode.base import (
     Encoded,
     Fill,
+    Interpolations,
     Notice,
     Pixels,
     check_pixels,
@@ -110,7 +111,12 @@ class DaliDecoder:
         _OPEN.add(self)
 
     def decode(
-        self, encoded: Sequence[Encoded | Pixels], geometry: Geometry, out: torch.Tensor | None = None
+        self,
+        encoded: Sequence[Encoded | Pixels],
+        geometry: Geometry,
+        out: torch.Tensor | None = None,
+        interpolation: Interpolations = "bilinear",
+        warp: Interpolations = "bilinear",
     ) -> torch.Tensor:
         """See `Decoder.decode`; on a GPU the result is ready in the order of the caller's current stream."""
         if self._leases is not None:
@@ -119,8 +125,9 @@ class DaliDecoder:
         result = None
         if out is not None or not len(encoded) or len(encoded) != len(geometry):
             result = output_tensor(encoded, geometry, out, str(self._device))
-        where = placement(geometry)
+        where = placement(geometry, interpolation, warp)
         native, kinds = self._routed(encoded, geometry)
+        native &= (where.filter == 0) & (~where.turned | (where.warp == 0))  # the rest is for this process's threads
         on_host = np.flatnonzero(~native)
         staged, jobs = self._start_on_host(on_host, encoded, kinds, geometry, where)
         parts: list[tuple[Positions, torch.Tensor]] = []

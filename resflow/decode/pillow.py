@@ -12,6 +12,7 @@ from PIL import ImageOps
 from resflow.decode.base import (
     Encoded,
     Fill,
+    Interpolations,
     Notice,
     Pixels,
     check_pixels,
@@ -120,12 +121,17 @@ class PillowDecoder:
         """Of the last batch."""
 
     def decode(
-        self, encoded: Sequence[Encoded | Pixels], geometry: Geometry, out: torch.Tensor | None = None
+        self,
+        encoded: Sequence[Encoded | Pixels],
+        geometry: Geometry,
+        out: torch.Tensor | None = None,
+        interpolation: Interpolations = "bilinear",
+        warp: Interpolations = "bilinear",
     ) -> torch.Tensor:
         """See `Decoder.decode`."""
         result = output_tensor(encoded, geometry, out, "cpu")
         frames = result.permute(0, 2, 3, 1).numpy()
-        where = placement(geometry)
+        where = placement(geometry, interpolation, warp)
         self.notices = []
         for position, data in enumerate(encoded):
             height, width = geometry.source_size[position].tolist()

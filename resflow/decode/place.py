@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from types import ModuleType
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from resflow.decode.native import resize, warp
+from resflow.decode import native, resample
 from resflow.decode.placement import Placement
 
 
@@ -26,6 +27,11 @@ class Grid(NamedTuple):
 
 
 FULL_SIZE = Grid()
+
+
+def kernels() -> ModuleType:
+    """What resamples: compiled code, or where that is not there, NumPy."""
+    return resample if native.missing() else native
 
 
 def canvas(out: npt.NDArray[np.uint8], where: Placement, position: int) -> npt.NDArray[np.uint8]:
@@ -63,7 +69,7 @@ def finish(
     """
     if where.turned[position]:
         inverse, scale, origin = where.inverse[position], where.scale[position], where.origin[position]
-        warp(resized, out, inverse, *size, scale, origin, fill)
+        kernels().warp(resized, out, inverse, *size, scale, origin, fill, int(where.warp[position]))
 
 
 def place(
@@ -89,5 +95,6 @@ def place(
     step_x, step_y = (where.step[position] * grid.factor).tolist()
     start_x, start_y = (where.start[position] * grid.factor).tolist()
     target = canvas(out, where, position)
-    resize(pixels, target, where.box[position], start_x + grid.shift_x, start_y + grid.shift_y, step_x, step_y, fill)
+    start_x, start_y, code = start_x + grid.shift_x, start_y + grid.shift_y, int(where.filter[position])
+    kernels().resize(pixels, target, where.box[position], start_x, start_y, step_x, step_y, fill, code)
     finish(target, out, where, position, size, fill)

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
+from resflow.errors import ConfigError
 from resflow.geometry.affine import Geometry, factor, is_axis_aligned, transform_points
 
-_MARGIN = 2  # intermediate pixels kept around the part that a warp reads: its bilinear footprint, and rounding
+Interpolation: TypeAlias = Literal["bilinear", "bicubic", "nearest"]
+INTERPOLATIONS: tuple[Interpolation, ...] = ("bilinear", "bicubic", "nearest")
+"""Filters, each as Pillow has it. Compiled code knows them by their places in here."""
+
+_MARGIN = 2  # intermediate pixels kept around the part that a warp reads: its footprint, and rounding
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -28,6 +35,8 @@ class Placement:
         inverse: float64 [B, 3, 3], output to source pixels.
         scale: float64 [B, 2], intermediate pixels a source pixel along x and y (turned samples).
         origin: int64 [B, 2], left top corner of the intermediate on the grid of the whole scaled source.
+        filter: int64 [B], place in `INTERPOLATIONS` of the resize's filter.
+        warp: int64 [B], place in `INTERPOLATIONS` of the warp's filter (turned samples).
     """
 
     turned: npt.NDArray[np.bool_]
@@ -37,17 +46,29 @@ class Placement:
     inverse: npt.NDArray[np.float64]
     scale: npt.NDArray[np.float64]
     origin: npt.NDArray[np.int64]
+    filter: npt.NDArray[np.int64]
+    warp: npt.NDArray[np.int64]
 
 
-def placement(geometry: Geometry) -> Placement:
+def placement(
+    geometry: Geometry,
+    interpolation: Interpolation | Sequence[Interpolation] = "bilinear",
+    warp: Interpolation | Sequence[Interpolation] = "bilinear",
+) -> Placement:
     """The placement of a batch.
 
     Args:
         geometry: the batch's matrices and sizes.
+        interpolation: the resize's filter: "bilinear" and "bicubic" are antialiased; one for all samples, or B of them.
+        warp: the filter by which turned samples are read from their intermediate; one, or B of them.
 
     Returns:
         Its placement; a box without pixels marks an image that lies outside its output.
+
+    Raises:
+        ConfigError: a filter that is none, or not as many as samples.
     """
+    filters, warps = (_codes(name, len(geometry)) for name in (interpolation, warp))
     aligned, _ = factor(geometry.matrix)
     turned = ~is_axis_aligned(geometry.matrix)
     scale = np.stack([aligned[:, 0, 0], aligned[:, 1, 1]], axis=-1)  # [B, 2]
@@ -72,4 +93,17 @@ def placement(geometry: Geometry) -> Placement:
         inverse,
         scale,
         np.where(turned[:, None], first, 0).astype(np.int64),
+        filters,
+        warps,
     )
+
+
+def _codes(names: Interpolation | Sequence[Interpolation], batch: int) -> npt.NDArray[np.int64]:
+    """int64 [B]: places of filters in `INTERPOLATIONS`."""
+    if isinstance(names, str):
+        names = [names] * batch
+    if len(names) != batch:
+        raise ConfigError(f"decode got {len(names)} interpolations for {batch} images; give one for all, or one each")
+    if wrong := [name for name in names if name not in INTERPOLATIONS]:
+        raise ConfigError(f"interpolation must be one of {', '.join(INTERPOLATIONS)}; got {wrong[0]!r}")
+    return np.array([INTERPOLATIONS.index(name) for name in names], dtype=np.int64)

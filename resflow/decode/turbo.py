@@ -10,9 +10,12 @@ import numpy.typing as npt
 import simplejpeg
 import torch
 
+from resflow.decode import native
 from resflow.decode.base import (
+    OVERSAMPLE,
     Encoded,
     Fill,
+    Interpolations,
     Notice,
     Pixels,
     check_pixels,
@@ -20,15 +23,11 @@ from resflow.decode.base import (
     checked_header,
     output_tensor,
 )
-from resflow.decode.native import decode_window, fill_outside
 from resflow.decode.pillow import decode_checked
 from resflow.decode.place import FULL_SIZE, Grid, canvas, finish, place
-from resflow.decode.placement import Placement, placement
+from resflow.decode.placement import INTERPOLATIONS, Placement, placement
 from resflow.geometry.affine import Geometry
 from resflow.headers import ImageHeader
-
-OVERSAMPLE = 1.5
-"""A JPEG is decoded at a reduced size if that leaves at least so many pixels for an output pixel, on each axis."""
 
 # The reduced sizes with fast inverse transforms; 3, 5, 6 and 7 eighths take longer than 8.
 _EIGHTHS = (1, 2, 4)
@@ -43,11 +42,15 @@ class TurboDecoder:
         oversample: least pixels decoded for an output pixel on each axis before a JPEG is decoded at a reduced size;
             larger is nearer to the reference, smaller is faster; math.inf never reduces.
         strict: whether images are refused that would be among the notices.
+
+    Raises:
+        ConfigError: the compiled decoder is missing.
     """
 
     def __init__(
         self, fill: Fill = (0, 0, 0), threads: int = 1, oversample: float = OVERSAMPLE, strict: bool = False
     ) -> None:
+        native.load()
         self._fill = np.array(fill, dtype=np.uint8)
         self._oversample, self._strict = oversample, strict
         self.notices: list[Notice] = []
@@ -55,12 +58,17 @@ class TurboDecoder:
         self._pool = ThreadPoolExecutor(threads, "resflow-turbo") if threads > 1 else None
 
     def decode(
-        self, encoded: Sequence[Encoded | Pixels], geometry: Geometry, out: torch.Tensor | None = None
+        self,
+        encoded: Sequence[Encoded | Pixels],
+        geometry: Geometry,
+        out: torch.Tensor | None = None,
+        interpolation: Interpolations = "bilinear",
+        warp: Interpolations = "bilinear",
     ) -> torch.Tensor:
         """See `Decoder.decode`."""
         result = output_tensor(encoded, geometry, out, "cpu")
         frames = result.permute(0, 2, 3, 1).numpy()
-        where = placement(geometry)
+        where = placement(geometry, interpolation, warp)
         sizes = geometry.source_size.tolist()
         self.notices = []
 
@@ -115,17 +123,16 @@ class TurboDecoder:
         box = where.box[position]
         if box[0] >= box[2] or box[1] >= box[3]:
             return False
-        data = np.frombuffer(encoded, np.uint8)
-        data.flags.writeable = False  # the one type that the kernel is compiled for
+        data, code = np.frombuffer(encoded, np.uint8), int(where.filter[position])
         (start_x, start_y), (step_x, step_y) = where.start[position].tolist(), where.step[position].tolist()
         height, width = size
         target = canvas(out, where, position)
-        if not decode_window(
-            data, target, box, start_x, start_y, step_x, step_y, width, height, orientation, self._oversample
+        if not native.decode_window(
+            data, target, box, start_x, start_y, step_x, step_y, width, height, orientation, self._oversample, code
         ):
             return False
         if box.tolist() != [0, 0, target.shape[1], target.shape[0]]:
-            fill_outside(target, box, self._fill)
+            native.fill_outside(target, box, self._fill)
         finish(target, out, where, position, (width, height), self._fill)
         return True
 
@@ -133,7 +140,8 @@ class TurboDecoder:
         self, position: int, encoded: Encoded, height: int, width: int, header: ImageHeader, where: Placement
     ) -> tuple[npt.NDArray[np.uint8], Grid]:
         """Upright pixels of one image, and how they lie on its source."""
-        eighths = self._eighths(where.step[position])
+        nearest = INTERPOLATIONS[where.filter[position]] == "nearest"  # shows single pixels, which must be there
+        eighths = 8 if nearest else self._eighths(where.step[position])
         stored = (height, width) if header.orientation < 5 else (width, height)
         pixels, damage = None, ""
         if header.format == "jpeg":

@@ -16,7 +16,7 @@ from resflow.augment.per_image_kinds import is_untraced
 from resflow.augment.place import place_pixels
 from resflow.batch import Batch
 from resflow.decode import open_engine
-from resflow.decode.base import Encoded, LimitedDecoder, Notice, Pixels
+from resflow.decode.base import Encoded, LimitedDecoder, Notice, Pixels, without_library
 from resflow.geometry import Geometry, apply_views
 from resflow.pipeline import Pipeline
 from resflow.plan import PlannedBatch
@@ -30,13 +30,12 @@ from resflow.sources import Sample
 
 
 def load_engine(name: str) -> None:
-    """Load an engine's code into this process: what it starts inherits it, or at least finds it compiled.
+    """Load an engine's code into this process: what it starts inherits it.
 
     Args:
         name: of the engine.
     """
-    importlib.import_module(f"resflow.decode.{name}")
-    importlib.import_module("resflow.decode.native").load()  # here, since llvmlite is not for every process
+    importlib.import_module(f"resflow.decode.{without_library(name)}")
 
 
 class BatchMaker:

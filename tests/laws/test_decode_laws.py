@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
+from itertools import product
 
 import numpy as np
 import pytest
@@ -10,6 +12,10 @@ import torch
 from PIL import Image
 
 from resflow.decode import Decoder, open_engine
+from resflow.decode.placement import INTERPOLATIONS as FILTERS
+from resflow.decode.placement import Interpolation
+from resflow.errors import ConfigError
+from resflow.geometry.affine import is_axis_aligned
 from tests.decode import samples
 from tests.decode.reference import (
     FILL,
@@ -101,6 +107,56 @@ def test_placements(engine: tuple[str, Decoder], size: tuple[int, int]) -> None:
         where = geometry(encoded, list(cases.values()), size)
         names = [f"{height}x{width} {case}" for case in cases]
         check_batch(decoder.decode(encoded, where), encoded, where, EXACT[name], names)
+
+
+@pytest.mark.parametrize(
+    ("interpolation", "warp"), [pair for pair in product(FILTERS, FILTERS) if pair != ("bilinear", "bilinear")]
+)
+def test_filters(engine: tuple[str, Decoder], interpolation: Interpolation, warp: Interpolation) -> None:
+    _, decoder = engine
+    size = SHAPES[0]
+    for number, (height, width) in enumerate(SIZES[1:]):
+        cases = placements(height, width, size)
+        if warp != "bilinear":  # which the others do not ask for
+            cases = {case: matrix for case, matrix in cases.items() if not is_axis_aligned(matrix)}
+        encoded = [samples.png(height, width, number)] * len(cases)
+        where = geometry(encoded, list(cases.values()), size)
+        names = [f"{height}x{width} {case}" for case in cases]
+        got = decoder.decode(encoded, where, None, interpolation, warp)
+        # A cubic sample of rounded pixels carries their rounding by up to 1.5 on each axis.
+        largest = 1.7 if warp == "bicubic" else 1.01
+        tolerance = Tolerance(0.6, largest, 0.6, largest)
+        check_batch(got, encoded, where, tolerance, names, interpolation, warp)
+
+
+@pytest.mark.parametrize("interpolation", ["bicubic", "nearest"])
+@pytest.mark.parametrize("reduced", [False, True])
+def test_filters_of_jpegs(interpolation: Interpolation, reduced: bool) -> None:
+    decoder = open_engine("turbo", fill=FILL, **({} if reduced else {"oversample": math.inf}))
+    tolerance = Tolerance(4.0, 30.0, 6.0, 30.0) if reduced and interpolation == "bicubic" else Tolerance(0.6, 9, 0.6, 9)
+    for number, (height, width) in enumerate(SIZES[4:]):
+        cases = placements(height, width, (48, 64))
+        encoded = [samples.jpeg(height, width, number, subsampling=number % 3)] * len(cases)
+        where = geometry(encoded, list(cases.values()), (48, 64))
+        names = [f"{height}x{width} {case}" for case in cases]
+        got = decoder.decode(encoded, where, None, interpolation)
+        check_batch(got, encoded, where, tolerance, names, interpolation)
+
+
+def test_each_image_may_have_a_filter_of_its_own(engine: tuple[str, Decoder]) -> None:
+    _, decoder = engine
+    encoded = [samples.png(48, 67)] * 6
+    matrices = [placements(48, 67, (32, 32))[case] for case in ("crop", "rotated 17") for _ in range(3)]
+    where = geometry(encoded, matrices, (32, 32))
+    together = decoder.decode(encoded, where, None, FILTERS * 2, FILTERS[::-1] * 2)
+    for number in range(6):
+        one = geometry(encoded[:1], matrices[number : number + 1], (32, 32))
+        alone = decoder.decode(encoded[:1], one, None, FILTERS[number % 3], FILTERS[2 - number % 3])
+        assert torch.equal(together[number], alone[0]), number
+    assert len({image.numpy().tobytes() for image in together}) == 6
+    for wrong in (["bilinear"] * 5, "lanczos"):
+        with pytest.raises(ConfigError, match=r"5 interpolations for 6 images|bicubic, nearest; got 'lanczos'"):
+            decoder.decode(encoded, where, None, wrong)  # type: ignore[arg-type]
 
 
 def test_jpegs_of_many_sizes_and_scales(engine: tuple[str, Decoder]) -> None:
@@ -232,9 +288,27 @@ def test_half_a_source_pixel_is_caught(tolerance: Tolerance) -> None:
         check_batch(faulty("half a source pixel down", encoded, matrix, size), [encoded], where, tolerance)
 
 
-def test_reference_agrees_with_pillows_resize() -> None:
-    pixels, (left, top, right, bottom), size = samples.picture(181, 121), (5.3, 7.7, 100.2, 150.9), (33, 40)
-    resized = Image.fromarray(pixels).resize(size[::-1], Image.Resampling.BILINEAR, box=(left, top, right, bottom))
-    placed, image = reference_place(pixels, window(left, top, right, bottom, size), size)
+@pytest.mark.parametrize("interpolation", FILTERS)
+@pytest.mark.parametrize("size", [(33, 40), (331, 402)])
+def test_reference_agrees_with_pillows_resize(interpolation: str, size: tuple[int, int]) -> None:
+    pixels, (left, top, right, bottom) = samples.picture(181, 121) // 2 + 64, (5.3, 7.7, 100.2, 150.9)
+    how = Image.Resampling[interpolation.upper()]
+    resized = Image.fromarray(pixels).resize(size[::-1], how, box=(left, top, right, bottom))
+    placed, image = reference_place(pixels, window(left, top, right, bottom, size), size, True, interpolation)
     assert image.all()
-    assert np.abs(np.asarray(resized) - placed).max() <= 1.0
+    # Pillow rounds between the axes, which the cubic's weights carry on; and cuts, which these pixels need not.
+    largest = {"bilinear": 1.0, "bicubic": 1.3, "nearest": 0}[interpolation]
+    assert np.abs(np.asarray(resized) - placed).max() <= largest
+
+
+@pytest.mark.parametrize("warp", FILTERS)
+def test_reference_agrees_with_pillows_rotation(warp: str) -> None:
+    pixels = samples.picture(81, 97)
+    cos, sin = np.cos(np.radians(23)), np.sin(np.radians(23))
+    matrix = about_centre([[cos, -sin], [sin, cos]], (81, 97), (81, 97))
+    coefficients = np.linalg.inv(matrix)[:2].ravel().tolist()
+    how = Image.Resampling[warp.upper()]
+    turned = Image.fromarray(pixels).transform((97, 81), Image.Transform.AFFINE, coefficients, how, fillcolor=FILL)
+    placed, image = reference_place(pixels, matrix, (81, 97), warp=warp)
+    inner = image & np.roll(image, 2, 0) & np.roll(image, -2, 0) & np.roll(image, 2, 1) & np.roll(image, -2, 1)
+    assert np.abs(np.asarray(turned) - placed)[inner].max() <= (0 if warp == "nearest" else 1.0)
