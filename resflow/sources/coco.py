@@ -16,6 +16,7 @@ from resflow.sources.keep import checked_pairs, open_objects
 from resflow.sources.lint import Problem, check_on_error
 from resflow.sources.objects import Found
 from resflow.targets.boxes import BOX_FORMATS, box_edges
+from resflow.targets.flags import read_flag
 from resflow.targets.mirror import KeypointPairs
 
 
@@ -128,6 +129,13 @@ def _keypoints(coco: CocoFile) -> tuple[tuple[str, ...], tuple[tuple[int, int], 
     return kinds.pop() if kinds else ((), ())
 
 
+def _crowd(record: dict[str, Any]) -> bool:
+    try:
+        return read_flag(record.get("iscrowd"))
+    except ValueError as error:
+        raise ValueError(f"iscrowd: {error}") from error
+
+
 def _object(
     record: dict[str, Any], places: dict[int, int], where: str, form: str, sizes: npt.NDArray[np.int32]
 ) -> Found | Problem:
@@ -152,7 +160,7 @@ def _object(
             label=label,
             box=box,
             area=None if area is None else float(area),
-            iscrowd=bool(record.get("iscrowd", 0)),
+            iscrowd=_crowd(record),
             mask=record.get("segmentation") or None,
             keypoints=None if points is None else np.asarray(points, np.float64).ravel().tolist(),
         )

@@ -21,6 +21,7 @@ from resflow.sources.keep import open_objects
 from resflow.sources.lint import Problem, check_on_error
 from resflow.sources.mask_folder import mask_problem
 from resflow.sources.objects import Found, Objects
+from resflow.targets.flags import read_flag
 from resflow.targets.types import Annotation, LabelMap
 
 _COLOURS = (2, 6)  # RGB and RGBA
@@ -74,7 +75,11 @@ class CocoPanoptic(AnnotatedSource):
                 f"{coco.where} has category ids from {min(coco.categories)} to {max(coco.categories)}; expected 0 to "
                 f"{VOID - 1} in label maps. Renumber them, or pass objects=True."
             )
-        self.things = frozenset(number for number, record in coco.categories.items() if record.get("isthing"))
+        try:
+            flags = {number: read_flag(record.get("isthing")) for number, record in coco.categories.items()}
+        except ValueError as error:
+            raise ConfigError(f"isthing of a category in {coco.where}: {error}. Correct the category.") from error
+        self.things = frozenset(number for number, thing in flags.items() if thing)
         files, sizes, numbers, problems = coco_images(coco, images, upright)
         places = {number: place for place, number in enumerate(coco.images)}
         pages: dict[int, str] = {}
@@ -192,5 +197,5 @@ def _segment(record: dict[str, Any], place: int) -> Found:
         label=label,
         box=(left, top, left + width, top + height),
         area=float(record["area"]) if "area" in record else None,
-        iscrowd=bool(record.get("iscrowd", 0)),
+        iscrowd=read_flag(record.get("iscrowd")),
     )

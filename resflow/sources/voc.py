@@ -16,6 +16,7 @@ from resflow.sources.folders import existing_folder, image_files
 from resflow.sources.keep import open_objects
 from resflow.sources.lint import Problem, check_on_error
 from resflow.sources.objects import Found
+from resflow.targets.flags import read_flag
 
 _DIFFICULT = ("crowd", "keep", "drop")
 _SIDES = ("xmin", "ymin", "xmax", "ymax")
@@ -172,7 +173,11 @@ def read_voc(path: Path) -> VocFile | Problem:
         except ValueError:
             unreadable.append(f"object {number} has bndbox {corners}; expected numbers {', '.join(_SIDES)}")
             continue
-        difficult = (item.findtext("difficult") or "0").strip() not in ("", "0")
+        try:
+            difficult = read_flag(item.findtext("difficult"))
+        except ValueError as error:
+            unreadable.append(f"object {number}: difficult: {error}")
+            continue
         objects.append(VocObject((name or "").strip(), (left, top, right, bottom), difficult))
     return VocFile(size, objects, unreadable)
 

@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from resflow.errors import TargetError
 from resflow.targets.boxes import PIXEL_FORMATS, box_edges, check_pixels
+from resflow.targets.flags import read_flag
 from resflow.targets.mirror import KeypointPairs
 from resflow.targets.types import Annotation, Segmentation
 
@@ -151,7 +152,7 @@ def _from_coco(records: Any, image_id: int | None, pairs: Any, form: str | None)
         boxes=corners,
         labels=np.array(labels, np.int64),
         area=np.array(area, np.float64),
-        iscrowd=np.array([_number(record, "iscrowd", n, 0) != 0 for n, record in enumerate(records)], np.bool_),
+        iscrowd=_flags([record.get("iscrowd") for record in records], "iscrowd"),
         image_id=image_id,
         masks=_masks([record.get("segmentation") for record in records]),
         keypoints=_coco_keypoints(records),
@@ -193,7 +194,8 @@ def _from_tensors(value: Mapping[str, Any], image_id: int | None, pairs: Any, fo
     if "labels" not in value:
         raise TargetError(f"no labels beside boxes; got {', '.join(map(repr, value))}. {_WAY_OUT}")
     count = len(boxes)
-    crowd = _array(value.get("iscrowd", np.zeros(count)), "iscrowd", np.float64)
+    crowd = value.get("iscrowd", [False] * count)
+    crowd = _flags(crowd.reshape(-1).tolist() if hasattr(crowd, "reshape") else crowd, "iscrowd")
     shares = form.endswith("_norm")
     area = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)
     area = _array(value["area"], "area", np.float64) if "area" in value and not shares else area
@@ -206,7 +208,7 @@ def _from_tensors(value: Mapping[str, Any], image_id: int | None, pairs: Any, fo
         boxes=boxes,
         labels=_array(value["labels"], "labels", np.int64).reshape(-1),
         area=area.reshape(-1),
-        iscrowd=crowd.reshape(-1) != 0,
+        iscrowd=crowd,
         image_id=-1 if number is None else _whole(number, "image_id"),
         masks=None if masks is None else tuple(masks),
         keypoints=keypoints,
@@ -233,13 +235,13 @@ def _from_voc(value: Any, image_id: int | None, classes: Mapping[str, int] | Non
             raise TargetError(f"class {name!r} of object {place} is not among {', '.join(classes)}")
         boxes[place] = [_number(box, side, place) for side in ("xmin", "ymin", "xmax", "ymax")]
         labels.append(classes[name])
-        difficult.append(str(one.get("difficult", "0")).strip() == "1")
+        difficult.append(one.get("difficult"))
     boxes[:, :2] -= 1
     return Annotation(
         boxes=boxes,
         labels=np.array(labels, np.int64),
         area=(boxes[:, 2:] - boxes[:, :2]).prod(axis=1),
-        iscrowd=np.array(difficult, np.bool_),
+        iscrowd=_flags(difficult, "difficult"),
         image_id=-1 if image_id is None else image_id,
     )
 
@@ -291,6 +293,13 @@ def _mask_pixels(value: Any) -> npt.NDArray[Any]:
     array = np.asarray(value.detach().cpu() if hasattr(value, "detach") else value)
     whole = array.dtype.kind in "iu" and array.dtype != np.uint8
     return _array(array != 0 if whole else value, "masks", np.uint8)
+
+
+def _flags(values: Any, name: str) -> npt.NDArray[np.bool_]:
+    try:
+        return np.array([read_flag(value) for value in values], np.bool_)
+    except (TypeError, ValueError) as error:
+        raise TargetError(f"{name}: {error if isinstance(values, Sequence) else f'got {values!r}'}") from error
 
 
 def _field(record: Any, name: str, place: int) -> Any:
