@@ -85,6 +85,23 @@ def check_files(paths: Sequence[Path]) -> None:
         )
 
 
+def files_by_stem(root: Path, suffix: str) -> dict[str, Path]:
+    """Files with a suffix below `root`, in upper or lower case, by their path in it without the suffix.
+
+    Args:
+        root: a folder.
+        suffix: in lower case, such as ".txt".
+    """
+    found: dict[str, Path] = {}
+    for folder, folders, files in os.walk(root, followlinks=True):
+        folders[:] = sorted(name for name in folders if name[0] != ".")
+        for name in sorted(files, key=lambda name: (not name.endswith(suffix), name)):  # a.txt before a.TXT
+            path = Path(folder, name)
+            if name[0] != "." and path.suffix.lower() == suffix:
+                found.setdefault(path.relative_to(root).with_suffix("").as_posix(), path)
+    return found
+
+
 def unique_keys(root: PurePath, paths: Sequence[PurePath]) -> tuple[str, ...]:
     """A key each: the path without its suffix, dots in the name replaced; numbered where two would be the same.
 

@@ -44,6 +44,7 @@ def open_objects(
     where: Callable[[Found], str],
     on_error: str,
     pixels: bool = False,
+    notes: Sequence[str] = (),
 ) -> Kept:
     """Check the objects of a dataset and keep the sound ones.
 
@@ -59,6 +60,7 @@ def open_objects(
         pairs: which of them swap places in a mirror.
         where: the place of an object.
         on_error: "raise" or "drop".
+        notes: of the report.
         pixels: whether boxes are known to be pixels; else boxes that look like shares of the image are refused.
 
     Returns:
@@ -71,7 +73,7 @@ def open_objects(
         boxes = np.array([item.box for item in found], np.float64).reshape(-1, 4)
         check_pixels(boxes[np.isfinite(boxes).all(axis=1)], f"all boxes of {name}", _SHARES)
     sound, wrong = checked_objects(found, files.names, sizes, categories=categories, keypoints=keypoints, where=where)
-    report = LintReport(name, (*problems, *wrong), len(files.names), len(found))
+    report = LintReport(name, (*problems, *wrong), len(files.names), len(found), tuple(notes))
     settle(report, on_error)
     files, images = kept_files(files, sizes)
     rest = [item for item, good in zip(found, sound.tolist(), strict=True) if good]

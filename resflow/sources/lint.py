@@ -16,7 +16,7 @@ KINDS = (
     "unreadable image",  # no size in its header; the image is left out
     "unreadable annotation",  # XML, text or a record of JSON that is not what it should be
     "size mismatch",  # the annotation, or the mask, is for an image of another size; the image is left out
-    "unknown image",  # an object of an image that the dataset does not list
+    "unknown image",  # an object, or a file of labels, of an image that the dataset does not have
     "unknown category",
     "duplicate",  # an image or object that came before
     "not finite",  # NaN or infinite box, area, polygon or keypoint
@@ -60,12 +60,14 @@ class LintReport:
         problems: in the order in which they were found.
         images: images that were looked at.
         objects: objects that were looked at.
+        notes: what is worth knowing and is no problem by itself, a sentence each.
     """
 
     name: str
     problems: tuple[Problem, ...]
     images: int
     objects: int = 0
+    notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.problems)

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from resflow.errors import ConfigError, HeaderError, ShardError, TargetError
 from resflow.sources.annotated import AnnotatedSource, Files, measured_sizes, numbered_classes
 from resflow.sources.files import file_header, read_file
-from resflow.sources.folders import existing_folder, image_files
+from resflow.sources.folders import existing_folder, files_by_stem, image_files
 from resflow.sources.keep import kept_files
 from resflow.sources.lint import LintReport, Problem, check_on_error, settle
 from resflow.targets.label_maps import decode_label_map
@@ -79,7 +79,9 @@ class MaskFolder(AnnotatedSource):
             paths = [stems.get(name, Path(f"{name}.jpg")) for name in _names(names)]
         files = Files(os.fspath(root), [str(path) for path in paths], upright)
         sizes, problems = measured_sizes(files, str(root))
-        found = [f"{path.with_suffix('').as_posix()}{suffix}.png" for path in paths]
+        there = files_by_stem(folder, ".png")
+        wanted = [f"{path.with_suffix('').as_posix()}{suffix}" for path in paths]
+        found = [str(there[stem].relative_to(folder)) if stem in there else f"{stem}.png" for stem in wanted]
         allowed = None if values is None or table is not None else np.array(sorted(values), np.int64)
 
         def check(place: int) -> Problem | None:

@@ -12,7 +12,7 @@ import numpy as np
 
 from resflow.errors import ConfigError
 from resflow.sources.annotated import AnnotatedSource, Files, measured_sizes, numbered_classes
-from resflow.sources.folders import existing_folder, image_files
+from resflow.sources.folders import existing_folder, files_by_stem, image_files
 from resflow.sources.keep import open_objects
 from resflow.sources.lint import Problem, check_on_error
 from resflow.sources.objects import Found
@@ -68,9 +68,12 @@ class Voc(AnnotatedSource):
         if difficult not in _DIFFICULT:
             raise ConfigError(f"difficult must be one of {', '.join(_DIFFICULT)}; got {difficult!r}")
         images, folder = existing_folder(Path(root, "JPEGImages")), existing_folder(Path(root, "Annotations"))
-        every = sorted(path.stem for path in folder.glob("*.xml"))
+        pages = files_by_stem(folder, ".xml")
+        every = sorted(pages)
         names = every if split is None else _listed(Path(root, "ImageSets", "Main", f"{split}.txt"))
-        read = {name: read_voc(folder / f"{name}.xml") for name in (names if classes else {*names, *every})}
+        read = {
+            name: read_voc(pages.get(name, folder / f"{name}.xml")) for name in (names if classes else {*names, *every})
+        }
         if classes is None:
             classes = sorted(
                 {item.name for page in read.values() if isinstance(page, VocFile) for item in page.objects}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,12 +11,15 @@ import numpy as np
 
 from resflow.errors import ConfigError
 from resflow.sources.annotated import AnnotatedSource, Files, measured_sizes, numbered_classes
-from resflow.sources.folders import existing_folder, image_files
+from resflow.sources.folders import existing_folder, files_by_stem, image_files
 from resflow.sources.keep import checked_pairs, open_objects
 from resflow.sources.lint import Problem, check_on_error
 from resflow.sources.objects import Found
 from resflow.targets.mirror import KeypointPairs
 
+_LOG = logging.getLogger("resflow")
+_SHOWN = 3  # names that a note gives
+_LEAST = 5  # numbers of a line
 _MOST = 100_000  # the largest class number that is taken for one
 _FORMS = "expected 'class cx cy w h' or 'class x1 y1 x2 y2 x3 y3 ...', shares of the image's width and height"
 
@@ -24,8 +28,9 @@ class Yolo(AnnotatedSource):
     """Images of a folder, with their objects in text files of the same name in another.
 
     A line is "class cx cy w h" (centre and sides of a box) or "class x1 y1 x2 y2 x3 y3 ..." (a polygon, whose extent is
-    the box), in shares of the image's width and height. An image without a file has no objects. Labels are the file's
-    class numbers plus `first_label`. A sample's image_id is its place among all images, from 0.
+    the box), in shares of the image's width and height. An image without a file has no objects; files without an image
+    are problems where there are images without a file. Labels are the file's class numbers plus `first_label`. A
+    sample's image_id is its place among all images, from 0.
 
     Args:
         images: folder of images, also in sub-folders.
@@ -70,12 +75,17 @@ class Yolo(AnnotatedSource):
         paths = [path.relative_to(root) for path in image_files(root)]
         files = Files(os.fspath(root), [str(path) for path in paths], upright)
         sizes, problems = measured_sizes(files, root.name)
-        pages = [texts / path.with_suffix(".txt") for path in paths]
-        if paths and not any(page.is_file() for page in pages):
+        stems = [path.with_suffix("").as_posix() for path in paths]
+        there = files_by_stem(texts, ".txt")
+        pages = [there.get(stem, texts / f"{stem}.txt") for stem in stems]
+        if paths and not there.keys() & set(stems):
+            got = f"; it has {len(there):,} others, such as {next(iter(there.values())).name}" if there else ""
             raise ConfigError(
-                f"{texts} has a text file for none of the {len(paths)} images in {root}; expected {pages[0].name} and "
-                "the like. Check the folder of labels; an image without objects alone needs no file."
+                f"{texts} has a text file for none of the {len(paths)} images in {root}; expected {stems[0]}.txt and "
+                f"the like{got}. Check the folder of labels; an image without objects alone needs no file."
             )
+        orphans, notes = _orphans(there, stems, str(texts))
+        problems += orphans
         found: list[Found] = []
         for place, page in enumerate(pages):
             height, width = sizes[place].tolist()
@@ -114,6 +124,7 @@ class Yolo(AnnotatedSource):
             keypoints=keypoints[0] if keypoints else 0,
             pairs=pairs,
             where=lambda item: f"{pages[item.image]}:{item.line}",
+            notes=notes,
             on_error=on_error,
         )
         super().__init__(
@@ -124,6 +135,45 @@ class Yolo(AnnotatedSource):
             problems=kept.report,
             described=kept.objects.described(),
         )
+
+
+def _orphans(pages: Mapping[str, Path], stems: Sequence[str], folder: str) -> tuple[list[Problem], list[str]]:
+    """Label files whose image is missing, where images without labels could be theirs; and a note on both sides.
+
+    An image without a file of labels has no objects, so a file by another name (of another encoding, in another folder)
+    would make its image a negative in silence. Files for images that lie elsewhere, as beside one split of several, are
+    nobody's loss: there no image lacks its file.
+    """
+    known = set(stems)
+    lost = [page for stem, page in pages.items() if stem not in known and _are_labels(page)]
+    bare = [stem for stem in stems if stem not in pages]
+    notes = [f"{len(bare):,} images have no file of labels, so no objects: {_named(bare)}"] if bare else []
+    if not lost:
+        return [], notes
+    said = f"{len(lost):,} files of labels in {folder} have no image: {_named([page.name for page in lost])}"
+    notes.append(said)
+    if not bare:
+        _LOG.warning("%s", said)
+        return [], notes
+    what = (
+        f"no image of this name, and {len(bare):,} images have no labels: {_named(bare)}. Rename the one or the other"
+    )
+    return [Problem("unknown image", "", str(page), what) for page in lost], notes
+
+
+def _are_labels(page: Path) -> bool:
+    """Whether a file of text holds labels, rather than a list of classes or notes."""
+    lines = _lines(page)
+    if isinstance(lines, Problem):
+        return True
+    try:
+        return len([float(number) for number in next(iter(lines.values()), "").split()]) >= _LEAST
+    except ValueError:
+        return False
+
+
+def _named(names: Sequence[str]) -> str:
+    return ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")
 
 
 def _lines(page: Path) -> Mapping[int, str] | Problem:

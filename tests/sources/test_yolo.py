@@ -127,3 +127,63 @@ def test_a_folder_without_a_single_label_is_refused(tmp_path: Path) -> None:
     Image.new("RGB", (20, 10)).save(tmp_path / "images" / "a.png")
     with pytest.raises(ConfigError, match=r"a text file for none of the 1 images .*expected a\.txt .*Check the folder"):
         Yolo(tmp_path / "images", tmp_path / "labels")
+
+
+ROW = "0 0.5 0.5 0.2 0.2\n"
+
+
+def names_set(root: Path, images: list[str], labels: list[str]) -> tuple[Path, Path]:
+    for name in images:
+        picture(root / "images" / name, 40, 60)
+    for name in labels:
+        (root / "labels" / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / "labels" / name).write_text(ROW)
+    return root / "images", root / "labels"
+
+
+@pytest.mark.parametrize(
+    ("images", "labels", "lost"),
+    [
+        (["d\u00e9cran 1.jpg", "plain.jpg"], ["d%C3%A9cran 1.txt", "plain.txt"], "d%C3%A9cran 1.txt"),
+        (["cam1/0.jpg", "x.jpg"], ["0.txt", "x.txt"], "0.txt"),
+        (["0.jpg", "x.jpg"], ["0.rf.123.txt", "x.txt"], "0.rf.123.txt"),
+        (["A.jpg", "x.jpg"], ["a.txt", "x.txt"], "a.txt"),
+    ],
+)
+def test_labels_that_meet_no_image_are_named(tmp_path: Path, images: list[str], labels: list[str], lost: str) -> None:
+    folders = names_set(tmp_path, images, labels)
+    bare = images[0].removesuffix(".jpg")
+    with pytest.raises(TargetError, match=rf"1 unknown image.*\n.*1 images have no labels: {bare}.*{lost}"):
+        Yolo(*folders)
+    source = Yolo(*folders, on_error="drop")
+    assert source.problems.counts == {"unknown image": 1}
+    assert sorted(len(target(source, number)) for number in range(2)) == [0, 1]
+    assert any(lost in note for note in source.problems.notes)
+    assert any(f"no objects: {bare}" in note for note in source.problems.notes)
+
+
+def test_a_split_beside_the_labels_of_all_is_no_problem(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folders = names_set(tmp_path, ["a.jpg"], ["a.txt", "b.txt", "c.txt"])
+    (folders[1] / "classes.txt").write_text("cat\ndog\n")
+    source = Yolo(*folders)
+    assert len(source.problems) == 0
+    assert source.problems.notes == (f"2 files of labels in {folders[1]} have no image: b.txt, c.txt",)
+    assert "2 files of labels" in caplog.text
+
+
+def test_images_without_labels_are_counted(tmp_path: Path) -> None:
+    source = Yolo(*names_set(tmp_path, ["a.jpg", "b.jpg", "c.jpg"], ["a.txt"]))
+    assert source.problems.notes == ("2 images have no file of labels, so no objects: b, c",)
+
+
+def test_extensions_may_be_in_any_case(tmp_path: Path) -> None:
+    source = Yolo(*names_set(tmp_path, ["a.JPG", "b.Png", "sub/c.jpeg"], ["a.TXT", "b.Txt", "sub/c.txt"]))
+    assert [len(target(source, number)) for number in range(3)] == [1, 1, 1]
+    assert not source.problems.notes
+
+
+def test_a_folder_of_other_labels_is_refused_by_name(tmp_path: Path) -> None:
+    with pytest.raises(
+        ConfigError, match=r"none of the 1 images.*a\.txt and the like; it has 1 others, such as b\.txt"
+    ):
+        Yolo(*names_set(tmp_path, ["a.jpg"], ["b.txt"]))
