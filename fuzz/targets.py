@@ -25,7 +25,7 @@ from resflow.decode import open_engine
 from resflow.errors import HeaderError, ResflowError
 from resflow.geometry import Fit
 from resflow.geometry.affine import Geometry, identity
-from resflow.headers import HeaderTruncatedError, count_scans, read_header
+from resflow.headers import HeaderTruncatedError, count_scans, read_header, whole_header
 from resflow.loader import DataLoader
 from resflow.sources import (
     Coco,
@@ -82,7 +82,7 @@ def _image(kind: str, height: int = _SIZE[0], width: int = _SIZE[1], **options: 
 def _images() -> list[bytes]:
     exif = Image.Exif()
     exif[274] = 6
-    kinds = ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP", "AVIF")
+    kinds = ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP", "AVIF", "PPM")
     plain = [_image(kind, 24, 30) for kind in kinds]
     return [
         *plain,
@@ -205,7 +205,7 @@ def _decode(kinds: tuple[str, ...]) -> Callable[[Path], Target]:
 
         def one(data: bytes) -> None:
             try:
-                header = read_header(data)
+                header = whole_header(data)
             except HeaderError:
                 return
             where = Geometry(identity(1), np.array([[header.height, header.width]], np.int32), (32, 32))
@@ -487,7 +487,7 @@ _TARGETS: dict[str, Callable[[Path], Target]] = {
     "jpeg": _decode(("JPEG",)),
     "png": _decode(("PNG",)),
     "webp": _decode(("WEBP",)),
-    "rare": _decode(("GIF", "TIFF", "BMP", "AVIF")),
+    "rare": _decode(("GIF", "TIFF", "BMP", "AVIF", "PPM")),
     "coco": _coco,
     "panoptic": _panoptic,
     "voc": _voc,

@@ -62,8 +62,8 @@ def image_files(root: Path, above: Path | None = None) -> list[Path]:
         ]
     if loops:
         _LOG.warning(
-            "%s below %s lead back to a folder above and are not followed: %s",
-            "1 link" if len(loops) == 1 else f"{len(loops):,} links",
+            "%s back to a folder above and not followed, below %s: %s",
+            "1 link that leads" if len(loops) == 1 else f"{len(loops):,} links that lead",
             root,
             ", ".join(loops[:_SHOWN]) + ", ..." * (len(loops) > _SHOWN),
         )

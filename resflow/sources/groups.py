@@ -257,10 +257,9 @@ class Remarks:
 
 
 def read_remarks(stored: Mapping[str, Mapping[str, Any]]) -> dict[str, Remark]:
-    """Remarks from plain values, as `dataclasses.asdict` gives them."""
-    return {
-        str(kind): Remark(int(value["count"]), tuple(map(str, value["examples"]))) for kind, value in stored.items()
-    }
+    """Remarks from plain values, as `dataclasses.asdict` gives them; KeyError, TypeError or ValueError for others."""
+    kinds = sorted({"ignored", "doubled"} & set(stored))
+    return {kind: Remark(int(stored[kind]["count"]), tuple(map(str, stored[kind]["examples"]))) for kind in kinds}
 
 
 def remark_lines(remarks: Mapping[str, Remark]) -> list[str]:

@@ -109,7 +109,10 @@ def _cases() -> Iterator[tuple[str, Case]]:
     yield "name that is not utf-8", Case(member(b"\xff\xfe.jpg") + END, None, "not UTF-8")
     yield "name of control characters", Case(sample(b"\x1b[2J\r\n") + END, ["\x1b[2J\r\n"])
     yield "same member twice", Case(member(b"a.jpg") + member(b"a.jpg") + END, None, "two members")
-    yield "same key apart", Case(sample(b"a") + sample(b"b") + member(b"a.txt", b"x") + END, None, "have the key 'a'")
+    yield (
+        "same key apart",
+        Case(sample(b"a") + sample(b"b") + member(b"a.txt", b"x") + END, None, "members of sample 'a' lie"),
+    )
     yield "sample without image", Case(sample(b"a") + member(b"b.cls", b"1") + END, None, "no image")
 
     for kind, word in (
