@@ -203,6 +203,30 @@ class Pipeline:
 
         return cls(**pipeline_options(model, options))
 
+    @classmethod
+    def from_transforms(cls, transform: Callable[..., Any], **changes: Any) -> Pipeline:
+        """The pipeline that does what a torchvision transform does, in squares as it says, or in buckets.
+
+        `RandomResizedCrop`, flips, `RandomRotation` and `RandomAffine` become views; `Resize` with `CenterCrop` gives
+        the same rows and columns; colour operations and `RandomErasing` become `transforms`, `Normalize` becomes
+        `normalize`. Give the loader a dataset without the transform.
+
+        Args:
+            transform: a `Compose` of torchvision (v1 or v2), a `torch.nn.Sequential` of its transforms, one of its
+                presets, or one of timm's; resized bilinearly.
+            changes: fields of `Pipeline`, in place of what the transform says: `resolution` and `buckets` for a
+                schedule and batches of several shapes.
+
+        Returns:
+            The pipeline.
+
+        Raises:
+            ConfigError: a step that a pipeline cannot take; names it and the way out.
+        """
+        from resflow.transform_fields import transform_fields  # with torchvision
+
+        return cls(**transform_fields(transform, changes))
+
     def evaluation(
         self,
         *,

@@ -31,6 +31,7 @@ MAY_IMPORT = {
     "batch": {"errors", "geometry", "skip", "targets"},
     "pipeline_fields": {"errors", "augment", "config", "geometry", "normalize", "plan", "skip", "targets"},
     "evaluation": {"errors", "augment", "geometry", "plan"},
+    "transform_fields": {"errors", "augment", "fusion", "geometry", "normalize", "plan"},
     "pipeline": {
         "errors",
         "augment",
@@ -43,6 +44,7 @@ MAY_IMPORT = {
         "plan",
         "skip",
         "targets",
+        "transform_fields",
     },
     "runtime": {
         "errors",

@@ -107,6 +107,7 @@ class _Step:
         self.transform, self.name = transform, name
         self.form, self.converts = kinds.form(transform), kinds.converts(transform)
         self.unknown = any(map(kinds.is_function, kinds.leaves(transform)))
+        self.own = kinds.library(transform) == "resflow"
         self._albumentations = kinds.library(transform) == "albumentations"
 
     def __call__(self, image: Any, seed: int) -> Any:
@@ -131,7 +132,7 @@ def _transformed(steps: Sequence[_Step], frame: Frame, seed: int) -> Frame:
     image: Any = frame
     converted = False
     for step in steps:
-        if step.form == "array" or not converted:
+        if step.form == "array" or not converted or (step.own and not isinstance(image, torch.Tensor)):
             image = _handed(image, step.form, step.name, frame)
         before = _pixels(image, step.name, frame) if step.unknown else frame
         image = step(image, seed)

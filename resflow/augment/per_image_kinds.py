@@ -39,7 +39,7 @@ _VIEWS = {
 _IN_PLACE = CONVERSIONS | {
     "ColorJitter", "RandomPhotometricDistort", "RandomGrayscale", "Grayscale", "RGB", "RandomChannelPermutation",
     "GaussianBlur", "GaussianNoise", "RandomInvert", "RandomPosterize", "RandomSolarize", "RandomAdjustSharpness",
-    "RandomAutocontrast", "RandomEqualize", "RandomErasing", "JPEG", "Identity", "Lambda",
+    "RandomAutocontrast", "RandomEqualize", "RandomErasing", "ErasingOfBytes", "JPEG", "Identity", "Lambda",
 }  # fmt: skip
 _DETERMINISTIC = CONVERSIONS | {"Grayscale", "RGB", "ToGray", "Identity", "NoOp"}
 _ALBUMENTATIONS_IN_PLACE = frozenset({"ImageOnlyTransform", "NoOp", "Morphological", "OverlayElements"})
@@ -48,7 +48,7 @@ _TENSORS = frozenset(  # torchvision's that take or prefer tensors
 )
 _LAMBDA = frozenset({"Lambda"})
 _SEQUENTIAL = ("torch.nn.modules.container", "Sequential")
-_LIBRARIES = ("torchvision", "albumentations", "timm", "kornia")
+_LIBRARIES = ("torchvision", "albumentations", "timm", "kornia", "resflow")
 
 
 def named(transform: Transform) -> str:
@@ -188,7 +188,7 @@ def move_error(name: str, view: str = "") -> ConfigError:
 
 
 def _check_leaf(leaf: Transform, *, spatial: bool) -> None:
-    name, kinds = named(leaf), _kinds(leaf)
+    name, kinds = named(leaf), names(leaf)
     if not kinds.isdisjoint(_NORMALIZES):
         mean, std = getattr(leaf, "mean", "mean"), getattr(leaf, "std", "std")
         mean, std = (tuple(values) if isinstance(values, list) else values for values in (mean, std))
@@ -225,18 +225,18 @@ def _is_untraced(leaf: Transform) -> bool:
     return bool(library(leaf)) and not _is(leaf, _IN_PLACE)
 
 
-def _kinds(transform: Transform) -> set[str]:
+def names(transform: Transform) -> frozenset[str]:
     """Names of a library's classes that a transform is, or of torchvision's functions."""
     if isinstance(transform, functools.partial):
-        return _kinds(transform.func)
+        return names(transform.func)
     if inspect.isroutine(transform):
         own = str(getattr(transform, "__module__", "")).startswith("torchvision.")
-        return {transform.__name__} if own else set()
-    return {kind.__name__ for kind in type(transform).__mro__ if kind.__module__.startswith(_LIBRARIES)}
+        return frozenset({transform.__name__} if own else ())
+    return frozenset(kind.__name__ for kind in type(transform).__mro__ if kind.__module__.startswith(_LIBRARIES))
 
 
-def _is(transform: Transform, names: frozenset[str]) -> bool:
-    return not names.isdisjoint(_kinds(transform))
+def _is(transform: Transform, known: frozenset[str]) -> bool:
+    return not known.isdisjoint(names(transform))
 
 
 def is_function(transform: Transform) -> bool:
