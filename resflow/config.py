@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import os
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -18,6 +19,7 @@ import yaml
 
 from resflow.errors import ConfigError
 
+_READY = Path(__file__).with_name("pipelines")  # in a checkout a link to the folder at its top
 MAX_BYTES = 1 << 20
 """Of a YAML file."""
 MAX_NODES = 100_000
@@ -25,6 +27,32 @@ MAX_NODES = 100_000
 
 Reader = Callable[["Node"], Any]
 """Turns a node into a value; raises ConfigError through `Node.error`."""
+
+
+def ready_pipelines() -> dict[str, Path]:
+    """The pipelines that come with Resflow, by name."""
+    return {path.stem: path for path in sorted(_READY.glob("*.yaml"))}
+
+
+def pipeline_file(name: str | Path) -> Path:
+    """The file of a pipeline.
+
+    Args:
+        name: path of a YAML file, or the name of a ready pipeline.
+
+    Raises:
+        ConfigError: there is no such file, and no ready pipeline of this name.
+    """
+    path, ready = Path(name), ready_pipelines()
+    if path.exists() or os.fspath(name) not in ready:
+        if path.exists():
+            return path
+        beside = [str(found) for found in path.parent.glob("*.y*ml")] if path.parent.is_dir() else []
+        raise ConfigError(
+            f"{name}: cannot be read: No such file or directory. Check the path, or name a ready pipeline; "
+            f"{_suggest(str(name), dict.fromkeys([*ready, *beside]))}"
+        )
+    return ready[os.fspath(name)]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -219,5 +247,5 @@ def _key(node: Node, name: str) -> Node:
 
 
 def _suggest(name: str, known: Mapping[str, object]) -> str:
-    close = difflib.get_close_matches(name, known, n=1)
+    close = difflib.get_close_matches(name, list(known), n=1)
     return f"did you mean `{close[0]}`?" if close else f"known: {', '.join(known)}"

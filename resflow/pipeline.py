@@ -12,7 +12,7 @@ import torch
 
 from resflow.augment.per_image_kinds import check as check_transform
 from resflow.augment.per_image_text import transform_text
-from resflow.config import Node, read_fields
+from resflow.config import Node, pipeline_file, read_fields
 from resflow.errors import ConfigError
 from resflow.evaluation import evaluation_fields
 from resflow.geometry import Fit, RandomResizedCrop, View
@@ -169,7 +169,7 @@ class Pipeline:
         """Read a pipeline from a YAML file.
 
         Args:
-            path: the file; see `pipelines/` for examples.
+            path: the file, or the name of a ready pipeline, such as "classification" or "detection".
 
         Returns:
             The same value that Python would build.
@@ -177,7 +177,7 @@ class Pipeline:
         Raises:
             ConfigError: the file cannot be read, or a key or value is wrong; names file and line.
         """
-        pipeline: Pipeline = read_fields(Node.load(path), cls, READERS, what="pipeline")
+        pipeline: Pipeline = read_fields(Node.load(pipeline_file(path)), cls, READERS, what="pipeline")
         return pipeline
 
     @classmethod

@@ -68,6 +68,7 @@ MAY_IMPORT = {
     "cli": {
         "errors",
         "batch",
+        "config",
         "decode",
         "demo",
         "geometry",

@@ -6,25 +6,12 @@ import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from resflow.cli.dataset import (
-    AsJson,
-    Classes,
-    Data,
-    FirstLabel,
-    FormatOption,
-    More,
-    OnError,
-    OnErrorOption,
-    Upright,
-    ZeroBased,
-    as_source,
-    open_data,
-)
+from resflow.cli.dataset import AsJson, Dataset, plural, takes_dataset
+from resflow.cli.pipelines import PipelineName, TargetsOption, read_pipeline
 from resflow.cli.progress import progress
 from resflow.errors import ConfigError
 
@@ -34,16 +21,11 @@ if TYPE_CHECKING:
     from resflow.sources import Source
 
 
+@takes_dataset
 def bench(
-    pipeline: Annotated[Path, typer.Argument(metavar="PIPELINE.yaml", help="What is done to the samples.")],
-    data: Data,
-    more: More = None,
-    form: FormatOption = None,
-    classes: Classes = None,
-    first_label: FirstLabel = 1,
-    zero_based: ZeroBased = False,
-    upright: Upright = None,
-    on_error: OnErrorOption = OnError.raise_,
+    pipeline: PipelineName,
+    dataset: Dataset,
+    targets: TargetsOption = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Images a batch.")] = 64,
     workers: Annotated[int | None, typer.Option(min=0, help="Worker processes; one a CPU if left out.")] = None,
     resolution: Annotated[
@@ -58,16 +40,11 @@ def bench(
     as_json: AsJson = False,
 ) -> None:
     """Measure a pipeline on a dataset: images a second, where time goes by stage, what bounds it, PyTorch beside it."""
-    from resflow.pipeline import Pipeline
     from resflow.runtime.stats import cpus
 
-    read = Pipeline.from_yaml(pipeline)
+    read = read_pipeline(pipeline, targets)
     read = replace(read, resolution=resolution or max(read.schedule.resolutions))
-    dataset, _ = open_data(
-        form, [data, *(more or ())], classes=classes, first_label=first_label, zero_based=zero_based, upright=upright,
-        on_error=on_error,
-    )  # fmt: skip
-    source = as_source(dataset)
+    source, _ = dataset.open()
     if not len(source.index):
         raise ConfigError("the dataset is empty: there is nothing to measure. Check --data.")
     count = cpus() if workers is None else workers
@@ -244,8 +221,8 @@ def _median(rounds: Sequence[Round]) -> float:
 
 def _as_text(told: Mapping[str, Any], stats: Stats, transforms: str) -> str:
     lines = [
-        f"resolution {told['resolution']}, {told['batch_size']} images a batch, {told['workers']} workers on "
-        f"{told['cpus']} CPUs",
+        f"resolution {told['resolution']}, {plural(told['batch_size'], 'image')} per batch, "
+        f"{plural(told['workers'], 'worker')} on {plural(told['cpus'], 'CPU')}",
         f"resflow          {told['rate']:>9,.0f} images/s (rounds: {_rounds(told['images_per_second'])})",
     ]
     if told["torch"] is not None:

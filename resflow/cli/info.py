@@ -10,20 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from resflow.cli.dataset import (
-    AsJson,
-    Classes,
-    FirstLabel,
-    FormatOption,
-    OnError,
-    OnErrorOption,
-    Places,
-    Upright,
-    ZeroBased,
-    as_source,
-    likely_targets,
-    open_data,
-)
+from resflow.cli.dataset import AsJson, Dataset, takes_dataset
+from resflow.cli.pipelines import likely_targets
 from resflow.cli.progress import followed
 
 if TYPE_CHECKING:
@@ -35,25 +23,16 @@ _EDGES = (0.25, 0.4, 0.5, 0.6, 0.7, 0.8, 0.95, 1.05, 1.25, 1.4, 1.6, 2.0, 2.5, 4
 _SHOWN = 20  # classes that are printed
 
 
+@takes_dataset
 def info(
-    places: Places,
-    form: FormatOption = None,
-    classes: Classes = None,
-    first_label: FirstLabel = 1,
-    zero_based: ZeroBased = False,
-    upright: Upright = None,
-    on_error: OnErrorOption = OnError.raise_,
+    dataset: Dataset,
     samples: Annotated[
         int, typer.Option(min=0, help="Samples that are read for formats and classes, evenly spread; 0 reads none.")
     ] = 10_000,
     as_json: AsJson = False,
 ) -> None:
     """Tell what a dataset holds: how many images, their sizes, aspect ratios and formats, its classes and tiers."""
-    dataset, names = open_data(
-        form, places, classes=classes, first_label=first_label, zero_based=zero_based, upright=upright,
-        on_error=on_error,
-    )  # fmt: skip
-    source = as_source(dataset)
+    source, names = dataset.open()
     told = _sizes(source) | _contents(source, samples, names)
     print(json.dumps(told) if as_json else _as_text(told))
 
@@ -99,12 +78,10 @@ def _contents(source: Source, limit: int, names: Any) -> dict[str, Any]:
     ids = np.arange(count, dtype=np.int64) * len(source.index) // max(count, 1)
     formats: Counter[str] = Counter()
     classes: Counter[int] = Counter()
-    spec: Any = None
+    spec = likely_targets(source) if count else None
     unreadable = 0
     findings = Findings(source)
     for sample in followed(_read(source, ids), "reading", count):
-        if not formats and not unreadable:
-            spec = likely_targets(sample)
         formats[_format(sample)] += 1
         try:
             target = _target(sample, spec)

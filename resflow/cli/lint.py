@@ -6,24 +6,12 @@ import json
 import time
 import warnings
 from dataclasses import asdict, replace
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from resflow.cli.dataset import (
-    AsJson,
-    Classes,
-    FirstLabel,
-    FormatOption,
-    OnError,
-    Places,
-    Upright,
-    ZeroBased,
-    as_source,
-    likely_targets,
-    open_data,
-)
+from resflow.cli.dataset import AsJson, Dataset, OnError, plural, takes_dataset
+from resflow.cli.pipelines import TargetsOption, lacking_targets, likely_targets, read_pipeline, targets_of
 from resflow.cli.progress import progress
 
 BAD = 3
@@ -32,16 +20,14 @@ _SHOWN = 100  # bad samples that are printed
 _SIDE = 64  # pixels of the square that images are decoded to
 
 
+@takes_dataset
 def lint(
-    places: Places,
+    dataset: Dataset,
     pipeline: Annotated[
-        Path | None, typer.Option(metavar="PIPELINE.yaml", help="Read targets and decode as this pipeline does.")
+        str | None,
+        typer.Option("--pipeline", metavar="PIPELINE", help="Read targets and decode as this pipeline does."),
     ] = None,
-    form: FormatOption = None,
-    classes: Classes = None,
-    first_label: FirstLabel = 1,
-    zero_based: ZeroBased = False,
-    upright: Upright = None,
+    targets: TargetsOption = None,
     strict: Annotated[
         bool, typer.Option("--strict", help="Count as bad what a lenient decoder reads, and greyscale over 8 bits.")
     ] = False,
@@ -55,12 +41,11 @@ def lint(
     from resflow.sources.groups import remark_lines
 
     start = time.perf_counter()
-    dataset, _ = open_data(
-        form, places, classes=classes, first_label=first_label, zero_based=zero_based, upright=upright,
-        on_error=OnError.drop,
-    )  # fmt: skip
-    source = as_source(dataset)
-    chosen = _pipeline(pipeline, source, strict)
+    source, _ = replace(dataset, on_error=OnError.drop).open()
+    chosen = _pipeline(pipeline, targets, source, strict)
+    lacking = None if pipeline is None and targets is None else lacking_targets(source, chosen.targets)
+    if lacking is not None and lacking.every:  # said once, and the images are read all the same
+        chosen = replace(chosen, targets=None)
     loader: DataLoader[Any] = DataLoader(
         source,
         batch_size=32,
@@ -87,6 +72,7 @@ def lint(
         lenient = [asdict(one) for one in tolerated]
         told = {"samples": seen, "bad": bad, "tolerated": lenient, "seconds": round(seconds, 3)}
         told["notes"] = [one.text for one in findings if not one.wrong]
+        told |= {"lacking": None if lacking is None else lacking.text}
         print(json.dumps(told | {"remarks": {kind: asdict(remark) for kind, remark in remarks.items()}}))
     else:
         for one in bad[:_SHOWN]:
@@ -103,30 +89,22 @@ def lint(
                 print(f"note: {found.text}")
         for line in remark_lines(remarks):
             print(line)
+        if lacking is not None:
+            print(lacking.text)
         more = f", {len(tolerated):,} only read leniently (--strict refuses these)" if tolerated else ""
-        print(f"{len(bad):,} bad of {seen:,} samples{more}, {seconds:.1f} s")
-    if bad:
+        print(f"{len(bad):,} bad of {plural(seen, 'sample')}{more}, {seconds:.1f} s")
+    if bad or lacking:
         raise typer.Exit(BAD)
 
 
-def _pipeline(path: Path | None, source: Any, strict: bool) -> Any:
+def _pipeline(name: str | None, targets: str | None, source: Any, strict: bool) -> Any:
     """What reads and decodes all of each image, whatever is wrong with others."""
-    import numpy as np
-
-    from resflow.errors import ResflowError
     from resflow.pipeline import Pipeline
     from resflow.skip import Skip
 
     options: dict[str, Any] = {"resolution": _SIDE, "buckets": 8, "views": (), "augment": (), "tier_quality": None}
     options |= {"stride": 8, "on_error": Skip(budget=1.0)}
     options |= {"strict": True} if strict else {}
-    if path is not None:
-        return replace(Pipeline.from_yaml(path), **options, device="cpu", engine="turbo", normalize=None)
-    targets = None
-    for number in range(min(len(source.index), 100)):
-        try:
-            targets = likely_targets(source.read(np.array([number], np.int64))[0])
-            break
-        except (ResflowError, OSError):
-            continue
-    return Pipeline(**options, targets=targets)
+    if name is not None:
+        return replace(read_pipeline(name, targets), **options, device="cpu", engine="turbo", normalize=None)
+    return Pipeline(**options, targets=likely_targets(source) if targets is None else targets_of(targets))

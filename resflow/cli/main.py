@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from typing import Annotated
 
 import typer
 
 from resflow.cli.bench import bench
 from resflow.cli.demo import demo
 from resflow.cli.doctor import doctor
+from resflow.cli.help import Command, Group, in_options, options_of, terminal_width
 from resflow.cli.index import index
 from resflow.cli.info import info
 from resflow.cli.lint import lint
@@ -19,26 +21,27 @@ from resflow.cli.shard import shard
 from resflow.cli.tiers import tiers
 from resflow.errors import ResflowError
 
-_CODES = """\b
-Exit codes: 0 done; 1 an error, explained on stderr; 2 wrong usage; 3 `resflow lint` found bad samples;
+_CODES = """Exit codes: 0 done; 1 an error, explained on stderr; 2 wrong usage; 3 `resflow lint` found bad samples;
 130 interrupted. With --json, stdout holds one JSON document, and stderr the rest."""
 
-_SHARDS = '"shards/train-{000000..000009}.tar"'
+_SHARDS = "shards/train-*.tar"
 _EXAMPLES: dict[Callable[..., None], str] = {
     demo: "resflow demo --epochs 4",
-    shard: "resflow shard --format folder images/train shards --tiers 160,256",
+    shard: "resflow shard images/train shards --tiers 160,256",
     index: f"resflow index {_SHARDS}",
     tiers: f"resflow tiers {_SHARDS} --tiers 96,160,256",
     info: f"resflow info {_SHARDS}",
     lint: "resflow lint shards --json > bad.json || echo there are bad samples",
-    plan: f"resflow plan pipelines/classification.yaml --data {_SHARDS} --out plan.png",
-    preview: "resflow preview pipelines/classification.yaml --data shards --html --out preview.html",
-    bench: "resflow bench pipelines/classification.yaml --data shards --workers 8",
+    plan: f"resflow plan classification --data {_SHARDS} --out plan.png",
+    preview: "resflow preview detection --data coco --split val2017 --html --out preview.html",
+    bench: "resflow bench classification --data shards --workers 8",
     doctor: "resflow doctor --seconds 3",
 }
 
 app = typer.Typer(
     name="resflow",
+    cls=Group,
+    context_settings={"help_option_names": ["-h", "--help"], "terminal_width": terminal_width()},
     help="Feed images of many sizes to PyTorch models.",
     epilog=_CODES,
     no_args_is_help=True,
@@ -47,11 +50,23 @@ app = typer.Typer(
     rich_markup_mode=None,  # formatting help with rich costs 0.3 s
 )
 for _command, _example in _EXAMPLES.items():
-    app.command(epilog=f"\b\nExample:\n  {_example}")(_command)
+    app.command(cls=Command, epilog=f"\b\nExample:\n  {_example}")(_command)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        print(f"resflow {version('resflow')}")
+        raise typer.Exit
 
 
 @app.callback()
-def _root() -> None:
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
     """Feed images of many sizes to PyTorch models."""
 
 
@@ -60,5 +75,8 @@ def main() -> None:
     try:
         app()
     except ResflowError as error:
-        print(f"resflow: {type(error).__name__}\n  {error}", file=sys.stderr)
+        commands = getattr(typer.main.get_command(app), "commands", {})
+        command = next((commands[word] for word in sys.argv[1:] if word in commands), None)
+        said = in_options(str(error), {} if command is None else options_of(command))
+        print(f"resflow: {type(error).__name__}\n  {said}", file=sys.stderr)
         sys.exit(1)

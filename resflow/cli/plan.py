@@ -9,37 +9,24 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from resflow.cli.dataset import (
-    AsJson,
-    Classes,
-    Data,
-    FirstLabel,
-    FormatOption,
-    More,
-    OnError,
-    OnErrorOption,
-    Upright,
-    ZeroBased,
-    open_data,
-)
+from resflow.cli.dataset import AsJson, Dataset, plural, takes_dataset
+from resflow.cli.pipelines import PipelineName, TargetsOption, lacking_targets, read_pipeline
 from resflow.cli.tier_plan import as_text as tiers_as_text
+
+_DRAWN = 1 << 16  # images of an epoch whose views are drawn
 
 if TYPE_CHECKING:
     from resflow.geometry import Fit
+    from resflow.pipeline import Pipeline
     from resflow.plan import Buckets, EpochPlan
     from resflow.plan.buckets import Sizes
 
 
+@takes_dataset
 def plan(
-    pipeline: Annotated[Path, typer.Argument(metavar="PIPELINE.yaml", help="What is done to the samples.")],
-    data: Data,
-    more: More = None,
-    form: FormatOption = None,
-    classes: Classes = None,
-    first_label: FirstLabel = 1,
-    zero_based: ZeroBased = False,
-    upright: Upright = None,
-    on_error: OnErrorOption = OnError.raise_,
+    pipeline: PipelineName,
+    dataset: Dataset,
+    targets: TargetsOption = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Images of a rank's batch.")] = 64,
     ranks: Annotated[int, typer.Option(min=1, help="Ranks that train together.")] = 1,
     drop_last: Annotated[bool, typer.Option("--drop-last", help="Leave out samples rather than be short.")] = False,
@@ -59,32 +46,28 @@ def plan(
 
         require_matplotlib()
     from resflow.loader import DataLoader
-    from resflow.pipeline import Pipeline
     from resflow.plan import World
 
-    read = Pipeline.from_yaml(pipeline)
-    dataset, _ = open_data(
-        form, [data, *(more or ())], classes=classes, first_label=first_label, zero_based=zero_based, upright=upright,
-        on_error=on_error,
-    )  # fmt: skip
+    read = read_pipeline(pipeline, targets)
+    source, _ = dataset.open()
     loader: DataLoader[Any] = DataLoader(
-        dataset, batch_size=batch_size, shuffle=True, drop_last=drop_last, seed=seed, world=World(0, ranks),
+        source, batch_size=batch_size, shuffle=True, drop_last=drop_last, seed=seed, world=World(0, ranks),
         pipeline=read,
     )  # fmt: skip
-    index = loader.dataset.source.index  # type: ignore[attr-defined]
+    index, lacking = source.index, lacking_targets(source, read.targets)
     told: dict[str, Any] = {
         "images": len(index),
         "global_batch_size": batch_size * ranks,
-        "epochs": [_epoch(loader.plan(number), read.fit, index.size) for number in range(epoch, epoch + epochs)],
+        "epochs": [_epoch(loader.plan(number), read, index.size, seed) for number in range(epoch, epoch + epochs)],
         "buckets": _buckets(loader.plan(epoch), loader.buckets, read.fit, index.size),
         "shapes": [list(shape[2:]) for shape in loader.shapes()],
         "picture": None,
         "tiers": None,
+        "lacking": None if lacking is None else lacking.text,
     }
     if tiers is not None:
         from resflow.cli.tier_plan import planned_tiers
 
-        source = loader.dataset.source  # type: ignore[attr-defined]
         told["tiers"] = planned_tiers(tiers, budget, read, loader.buckets, source, epochs=epochs, seed=seed)
     if out is not None:
         from resflow.pictures import ratio_histogram
@@ -121,10 +104,47 @@ def planned_shares(plan: EpochPlan, fit: Fit, size: Sizes) -> tuple[float, float
     return (1 - shown / pixels, cropped / len(plan.sample_ids)) if pixels else (0.0, 0.0)
 
 
-def _epoch(plan: EpochPlan, fit: Fit, size: Sizes) -> dict[str, Any]:
+def viewed_shares(plan: EpochPlan, pipeline: Pipeline, size: Sizes, seed: int) -> tuple[float, float]:
+    """What an epoch pads and crops with its views, over at most 65,536 of its images.
+
+    Args:
+        plan: of the epoch.
+        pipeline: whose views are drawn as in training.
+        size: int32 [N, 2], height and width of all images.
+        seed: the loader's.
+
+    Returns:
+        Share of all pixels that show no image, and share of an image's area that is cut off, averaged over images.
+    """
     import numpy as np
 
-    padded, cropped = planned_shares(plan, fit, size)
+    from resflow.geometry import Geometry, apply_views
+
+    batch = np.repeat(np.arange(len(plan)), np.diff(plan.offsets))  # [S]
+    chosen = np.linspace(0, len(batch) - 1, min(len(batch), _DRAWN)).astype(np.int64)
+    groups = np.column_stack([plan.shapes[batch[chosen]], plan.resolutions[batch[chosen]]])
+    shown = pixels = 0
+    cropped = 0.0
+    for height, width, resolution in np.unique(groups, axis=0).tolist():
+        ids = plan.sample_ids[chosen[(groups == (height, width, resolution)).all(axis=1)]].astype(np.int64)
+        ours, shape = size[ids], (height, width)
+        matrix = apply_views(
+            pipeline.views, pipeline.fit.place(ours, shape), ours, shape, seed=seed, epoch=plan.epoch, sample_ids=ids,
+            progress=pipeline.progress(resolution),
+        )  # fmt: skip
+        geometry = Geometry(matrix, ours, shape)
+        inside = geometry.valid_pixels()
+        area = ours.prod(axis=1) * np.abs(np.linalg.det(matrix[:, :2, :2]))
+        shown, pixels = shown + int(inside.sum()), pixels + height * width * len(ours)
+        cropped += float(np.clip(1 - inside / area, 0, 1).sum())
+    return (1 - shown / pixels, cropped / len(chosen)) if pixels else (0.0, 0.0)
+
+
+def _epoch(plan: EpochPlan, pipeline: Pipeline, size: Sizes, seed: int) -> dict[str, Any]:
+    import numpy as np
+
+    padded, cropped = planned_shares(plan, pipeline.fit, size)
+    viewed = viewed_shares(plan, pipeline, size, seed) if pipeline.views else (padded, cropped)
     sizes, pixels = np.diff(plan.offsets), plan.shapes.prod(axis=1)
     return {
         "epoch": plan.epoch,
@@ -134,6 +154,7 @@ def _epoch(plan: EpochPlan, fit: Fit, size: Sizes) -> dict[str, Any]:
         "resolutions": np.unique(plan.resolutions).tolist(),
         "padded": padded,
         "cropped": cropped,
+        "viewed": {"padded": viewed[0], "cropped": viewed[1]},
         "most_pixels": int((sizes * pixels).max(initial=0)),
     }
 
@@ -166,7 +187,8 @@ def _buckets(plan: EpochPlan, buckets: Buckets, fit: Fit, size: Sizes) -> list[d
 
 
 def _as_text(told: Mapping[str, Any]) -> str:
-    lines = [f"{told['images']:,} images, {len(told['buckets'])} buckets, {len(told['shapes'])} shapes in all"]
+    counts = [(told["images"], "image"), (len(told["buckets"]), "bucket"), (len(told["shapes"]), "shape")]
+    lines = [", ".join(plural(*one) for one in counts) + " in all"]
     lines.append(f"{'shape':>11}  {'ratio W/H':<14}{'images':>10}{'batches':>9}{'padded':>9}{'cropped':>9}")
     for one in told["buckets"]:
         low, high = one["ratios"]
@@ -179,11 +201,17 @@ def _as_text(told: Mapping[str, Any]) -> str:
     for one in told["epochs"]:
         levels = one["resolutions"]
         resolution = f"{levels[0]}" if len(levels) == 1 else f"{levels[0]} to {levels[-1]}"
+        viewed = one["viewed"]
+        cut = f"{one['padded']:.1%} padded, {one['cropped']:.1%} cropped"
+        if (viewed["padded"], viewed["cropped"]) != (one["padded"], one["cropped"]):
+            cut += f" (with the views {viewed['padded']:.1%} and {viewed['cropped']:.1%})"
         lines.append(
-            f"epoch {one['epoch']}: {one['batches']:,} batches of {told['global_batch_size']:,} "
-            f"({one['short']} short), {one['samples']:,} images, resolution {resolution}, {one['padded']:.1%} padded, "
-            f"{one['cropped']:.1%} cropped, at most {one['most_pixels'] / 1e6:.1f} MP a batch"
+            f"epoch {one['epoch']}: {plural(one['batches'], 'batch')} of {told['global_batch_size']:,} "
+            f"({one['short']} short), {plural(one['samples'], 'image')}, resolution {resolution}, {cut}, at most "
+            f"{one['most_pixels'] / 1e6:.1f} MP per batch"
         )
+    if told["lacking"] is not None:
+        lines.append(told["lacking"])
     if told["tiers"] is not None:
         lines.append(tiers_as_text(told["tiers"]))
     return "\n".join([*lines, *([told["picture"]] if told["picture"] else [])])

@@ -10,19 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from resflow.cli.dataset import (
-    AsJson,
-    Classes,
-    Data,
-    FirstLabel,
-    FormatOption,
-    More,
-    OnError,
-    OnErrorOption,
-    Upright,
-    ZeroBased,
-    open_data,
-)
+from resflow.cli.dataset import AsJson, Dataset, plural, takes_dataset
+from resflow.cli.pipelines import PipelineName, TargetsOption, read_pipeline
 
 if TYPE_CHECKING:
     from resflow.batch import Batch
@@ -30,20 +19,15 @@ if TYPE_CHECKING:
     from resflow.plan import Buckets, EpochPlan
 
 
+@takes_dataset
 def preview(
-    pipeline: Annotated[Path, typer.Argument(metavar="PIPELINE.yaml", help="What is done to the samples.")],
-    data: Data,
-    more: More = None,
-    form: FormatOption = None,
+    pipeline: PipelineName,
+    dataset: Dataset,
+    targets: TargetsOption = None,
     masks: Annotated[bool, typer.Option("--masks", help="Show masks, even if the pipeline leaves them out.")] = False,
     keypoints: Annotated[
         bool, typer.Option("--keypoints", help="Show keypoints, even if the pipeline leaves them out.")
     ] = False,
-    classes: Classes = None,
-    first_label: FirstLabel = 1,
-    zero_based: ZeroBased = False,
-    upright: Upright = None,
-    on_error: OnErrorOption = OnError.raise_,
     batches: Annotated[int, typer.Option(min=1, help="Batches to show, of shapes as different as there are.")] = 4,
     batch_size: Annotated[int, typer.Option(min=1, help="Images a batch.")] = 6,
     epoch: Annotated[int, typer.Option(min=0, help="Epoch whose batches are shown.")] = 0,
@@ -64,19 +48,15 @@ def preview(
 
         require_matplotlib()
     from resflow.loader import DataLoader
-    from resflow.pipeline import Pipeline
     from resflow.targets import Targets
 
-    read = Pipeline.from_yaml(pipeline)
+    read = read_pipeline(pipeline, targets)
     spatial = read.targets if isinstance(read.targets, Targets) else Targets()
     if masks or keypoints:
         spatial = replace(spatial, masks=masks or spatial.masks, keypoints=keypoints or spatial.keypoints)
         read = replace(read, targets=spatial)
-    dataset, names = open_data(
-        form, [data, *(more or ())], classes=classes, first_label=first_label, zero_based=zero_based, upright=upright,
-        on_error=on_error,
-    )  # fmt: skip
-    loader = DataLoader(dataset, batch_size=batch_size, shuffle=True, seed=seed, pipeline=read)
+    source, names = dataset.open()
+    loader = DataLoader(source, batch_size=batch_size, shuffle=True, seed=seed, pipeline=read)
     steps = spread_steps(loader.plan(epoch), loader.buckets, batches)
     shown = [_batch(loader, epoch, step) for step in steps]
     told = [_told(step, batch, loader) for step, batch in zip(steps, shown, strict=True)]
@@ -88,7 +68,7 @@ def preview(
     if as_page:
         from resflow.cli.page import write_page
 
-        write_page(shown, list(map(_line, told)), loader.dataset.source, path, **options)  # type: ignore[attr-defined]
+        write_page(shown, list(map(_line, told)), source, path, **options)
     else:
         from resflow.pictures import contact_sheet
 
@@ -167,12 +147,13 @@ def _told(step: int, batch: Batch, loader: DataLoader[Batch]) -> dict[str, Any]:
 def _line(told: Mapping[str, Any]) -> str:
     height, width = told["shape"]
     parts = [f"step {told['step']:>5}", f"{height}\u00d7{width}".rjust(9), f"resolution {told['resolution']:>4}"]
-    parts.append(f"{told['images']} image" + "s" * (told["images"] != 1))
+    parts.append(plural(told["images"], "image"))
     if told["padded"] is None:
         parts.append("mixed")
     else:
         parts += [f"{told['padded']:6.1%} padded", f"{told['cropped']:6.1%} cropped"]
     if "objects" in told:
         whole = told["objects_in_source"]
-        parts.append(f"{told['objects']} objects" if whole is None else f"{told['objects']} of {whole} objects")
+        of = "" if whole is None else f" of {whole:,}"
+        parts.append(f"{told['objects']:,}{of} object{'s' * ((told['objects'] if whole is None else whole) != 1)}")
     return "  ".join(parts)

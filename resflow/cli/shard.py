@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
@@ -18,19 +19,13 @@ import typer
 from resflow.cli.dataset import (
     Address,
     AsJson,
-    Classes,
+    Dataset,
     Engine,
     EngineOption,
-    FirstLabel,
     Format,
-    OnError,
-    OnErrorOption,
-    Upright,
-    ZeroBased,
     check_engine,
-    check_options,
-    check_places,
-    open_annotated,
+    plural,
+    takes_dataset,
 )
 from resflow.cli.index import build_on_ray
 from resflow.cli.progress import followed
@@ -44,21 +39,18 @@ _T = TypeVar("_T")
 _SHOWN = 100  # problems that are printed
 
 
+@takes_dataset
 def shard(
     places: Annotated[
         list[str],
         typer.Argument(
             metavar="SOURCE... OUT",
-            help="coco: IMAGES ANNOTATIONS.json... (panoptic: IMAGES JSON MASKS); voc: ROOT SPLIT; yolo: IMAGES "
-            "LABELS; folder: ROOT; masks: IMAGES MASKS. OUT is a folder, or shards such as out/train-%06d.tar.",
+            help="A folder of images or of class folders, image files, YOLO's data.yaml, or what --format says: IMAGES "
+            "ANNOTATIONS.json... (panoptic: IMAGES JSON MASKS), ROOT SPLIT, IMAGES LABELS, IMAGES MASKS. OUT is a "
+            "folder, or shards such as out/train-%06d.tar.",
         ),
     ],
-    form: Annotated[Format, typer.Option("--format", help="How the dataset lies on disk.")],
-    classes: Classes = None,
-    first_label: FirstLabel = 1,
-    zero_based: ZeroBased = False,
-    upright: Upright = None,
-    on_error: OnErrorOption = OnError.raise_,
+    dataset: Dataset,
     max_samples: Annotated[int, typer.Option(min=1, help="Samples a shard.")] = 10_000,
     max_bytes: Annotated[int, typer.Option(min=1, help="Bytes after which a shard is closed.")] = 1 << 30,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace shards of the same names.")] = False,
@@ -72,7 +64,8 @@ def shard(
     as_json: AsJson = False,
 ) -> None:
     """Write a dataset into tar shards with their index: COCO, VOC, YOLO, class folders, or images with masks."""
-    from resflow.sources import build_index, class_folder_samples, index_path, source_samples, write_index, write_shards
+    from resflow.sources import build_index, index_path, source_samples, write_index, write_shards
+    from resflow.sources.paths import shell_words
 
     check_engine(engine, address)
     if tiers is not None:
@@ -80,21 +73,20 @@ def shard(
         if no_index:
             raise ConfigError("--tiers needs the index of the shards. Drop --no-index.")
     *sources, out = places
+    dataset = replace(dataset, places=sources).located("OUT")
     pattern = out if "%" in out else f"{out.rstrip('/')}/%06d.tar"
     start = time.perf_counter()
     samples: Iterable[Mapping[str, object]]
     part: Callable[[int, int], Iterable[Mapping[str, object]]]
-    if form is Format.folder:
-        check_options(form, classes=classes, zero_based=zero_based, upright=upright)
-        check_places(form, sources, 1, "OUT")
-        images = class_folder_samples(sources[0])
+    if dataset.form is None:
+        raise ConfigError(f"{' '.join(sources)} are shards already. Index them: resflow index {shell_words(sources)}")
+    if dataset.form is Format.folder:
+        images = dataset.images()
         part = images.part
-        samples, total, beside = images, len(images), {"classes.txt": "".join(f"{name}\n" for name in images.classes)}
+        beside = {"classes.txt": "".join(f"{name}\n" for name in images.classes)} if images.classes else {}
+        samples, total = images, len(images)
     else:
-        source = open_annotated(
-            form, sources, classes=classes, first_label=first_label, zero_based=zero_based, upright=upright,
-            on_error=on_error, then="OUT",
-        )  # fmt: skip
+        source: Any = dataset.open("OUT").source
         part = functools.partial(source_samples, source)
         samples, total, beside = source_samples(source), len(source), _categories(source)
         for problem in source.problems.problems[:_SHOWN]:
@@ -116,7 +108,7 @@ def shard(
     written = _braces(pattern, len(paths))
     told: dict[str, Any] = {"shards": written, "samples": total, "files": [str(path) for path in paths]}
     told |= {"bytes": sum(path.stat().st_size for path in paths), "index": None, "tiers": None}
-    lines = [f"{total:,} images in {len(paths):,} shards ({told['bytes'] / 1e6:,.1f} MB)"]
+    lines = [f"{plural(total, 'image')} in {plural(len(paths), 'shard')} ({told['bytes'] / 1e6:,.1f} MB)"]
     if index is not None:
         write_index(index, index_path(written))
         told["index"] = str(index_path(written))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from resflow.cli.dataset import IndexFile, Shards
+from resflow.cli.dataset import IndexFile, Shards, plural
 from resflow.cli.progress import progress
 from resflow.errors import ConfigError
 
@@ -76,8 +76,8 @@ def as_text(report: TierReport) -> str:
     for side, entries, size, made in zip(report.sides, report.entries, report.image_bytes, report.made, strict=True):
         share = size / max(report.original_bytes, 1)
         lines.append(
-            f"tier {side}: {entries:,} of {report.samples:,} images, {size / 1e6:,.1f} MB "
-            f"({share:.1%} of the originals), {made} shards made"
+            f"tier {side}: {entries:,} of {plural(report.samples, 'image')}, {size / 1e6:,.1f} MB "
+            f"({share:.1%} of the originals), {plural(made, 'shard')} made"
         )
     return "\n".join(lines)
 

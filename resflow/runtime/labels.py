@@ -33,7 +33,7 @@ from resflow.targets import (
 from resflow.targets.values import strange_values
 
 _NUMBER = re.compile(rb"\s*[+-]?\d{1,18}\s*")
-_WAY_OUT = "Name the right member in Pipeline(targets=...), or None to read no targets."
+_WAY_OUT = "Name the right member in Pipeline(targets=...), or pass Pipeline(targets=None) to read none."
 
 
 @dataclass(frozen=True, slots=True, eq=False)

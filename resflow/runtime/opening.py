@@ -19,7 +19,8 @@ from resflow.runtime.skip import is_of_sample
 from resflow.runtime.stream_run import StreamRun
 from resflow.runtime.world import current_world
 from resflow.skip import Skip
-from resflow.sources import ShardSource, Source
+from resflow.sources import Source
+from resflow.sources.named import open_named
 from resflow.sources.recognised import dataset_source
 from resflow.sources.remote import find_index
 from resflow.sources.sizes import Skips
@@ -122,6 +123,6 @@ def _open(
         if any(is_remote(name) for name in names):
             return find_index(dataset) or ShardStream(dataset, shuffle=shuffle, seed=seed, world=world)
         if sizes is not None:
-            raise ConfigError("sizes has no meaning for shards, whose index knows them. Drop it.")
-        return ShardSource(dataset)
+            raise ConfigError("sizes has no meaning for shards and files of images, whose sizes are known. Drop it.")
+        return open_named(dataset, on_error="raise" if skips is None else "drop")
     return dataset_source(dataset, sizes=sizes, skips=skips)

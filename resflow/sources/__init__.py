@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from resflow.sources.coco import Coco
     from resflow.sources.collate import collate_targets, emptied
     from resflow.sources.dataset import DatasetSource
+    from resflow.sources.images import Images
     from resflow.sources.index_file import ShardIndex, build_index, write_index
     from resflow.sources.index_lookup import index_path, open_index
     from resflow.sources.lint import LintReport, Problem
@@ -34,6 +35,7 @@ __all__ = [
     "Coco",
     "CocoPanoptic",
     "DatasetSource",
+    "Images",
     "LabelledImages",
     "LintReport",
     "MaskFolder",
@@ -69,6 +71,7 @@ _HOME = {
     "Coco": "coco",
     "CocoPanoptic": "panoptic",
     "DatasetSource": "dataset",
+    "Images": "images",
     "LabelledImages": "writer",
     "LintReport": "lint",
     "MaskFolder": "mask_folder",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +17,6 @@ from resflow.sources.dataset import hash_of, placeless_index
 from resflow.sources.files import file_header, read_file, read_files_ahead
 from resflow.sources.lint import LintReport, Problem
 from resflow.sources.stored import stored_image, stored_size
-from resflow.targets.types import Annotation, LabelMap
 
 _THREADS = 8  # that read headers; they wait for the disk more than they work
 _CHUNK = 256  # images a task
@@ -123,7 +122,7 @@ class AnnotatedSource:
         self,
         files: Files,
         sizes: npt.NDArray[np.int32],
-        target: Callable[[int], Annotation | LabelMap],
+        target: Callable[[int], Any],
         *,
         categories: Mapping[int, str],
         problems: LintReport,
@@ -156,7 +155,7 @@ class AnnotatedSource:
         """Folder of the images and the image's file in it, for messages."""
         return self.files.folder, self.files.names[sample_id]
 
-    def target(self, sample_id: int) -> Annotation | LabelMap:
+    def target(self, sample_id: int) -> Any:
         """The target of a sample without its image.
 
         Raises:
@@ -172,7 +171,7 @@ class AnnotatedSource:
             sample_ids: int64 [B], in [0, N).
 
         Returns:
-            B samples, in the order asked for; their targets are `Annotation` or `LabelMap`.
+            B samples, in the order asked for; their targets are `Annotation` or `LabelMap`, those of `Images` classes.
 
         Raises:
             ShardError: a file cannot be read.

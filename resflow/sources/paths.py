@@ -38,7 +38,7 @@ def shard_paths(shards: Shards) -> list[Path]:
         ConfigError: nothing matches, a shard is named twice, braces do not close, a name is a URL, or a folder has no
             tars.
     """
-    named = [path for part in _parts(shards) for path in _expanded(part)]
+    named = [path for part in _parts(shards) for path in expanded(part)]
     kept = [path for path in named if not _BESIDE.search(path.name)] or named
     paths = [path for part in kept for path in (_in_folder(part) if part.is_dir() else [part])]
     if not paths:
@@ -93,6 +93,11 @@ def quoted(text: object) -> str:
     return shlex.quote(str(text)) if re.search(r'[$`"\\!]', str(text)) else f'"{text}"'
 
 
+def is_pattern(text: str) -> bool:
+    """Whether a text names files by a pattern, a list or a URL rather than as one path."""
+    return bool(_MAGIC.search(text) or _URL.match(text) or "::" in text)
+
+
 def split_outside_braces(text: str) -> list[str]:
     """The parts of a text between commas, or WebDataset's "::", that stand outside braces."""
     parts, depth = [""], 0
@@ -112,7 +117,12 @@ def _parts(shards: Shards) -> list[str | Path]:
     return parts
 
 
-def _expanded(part: str | Path) -> Iterator[Path]:
+def expanded(part: str | Path) -> Iterator[Path]:
+    """The paths that a name stands for: itself where it exists, else its commas, braces and globs expanded.
+
+    Raises:
+        ConfigError: nothing matches, braces do not close, or a name is a URL.
+    """
     if isinstance(part, Path) or os.path.exists(part):  # noqa: PTH110 (a name may be too long to be a path)
         yield Path(part)
         return
@@ -129,7 +139,7 @@ def _expanded(part: str | Path) -> Iterator[Path]:
                 continue
             found = sorted(glob.glob(name, recursive=True))  # noqa: PTH207 (a pattern may be absolute)
             if not found:
-                raise ConfigError(f"no file matches the shard pattern {name!r}. Check the folder and the pattern.")
+                raise ConfigError(f"no file matches the pattern {name!r}. Check the folder and the pattern.")
             yield from map(Path, found)
 
 

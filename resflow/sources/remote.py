@@ -93,6 +93,7 @@ class RemoteShardSource(ShardSource):
 
     Args:
         shards: a URL with braces, or a sequence of URLs.
+        index: their index file, where it does not lie beside them.
         store: how they are read, and whether they are kept.
         content: the index file's URL and bytes, if they are here already.
         max_member_bytes: most bytes that are read for one sample, all its members together; more is a `ShardError`.
@@ -107,12 +108,13 @@ class RemoteShardSource(ShardSource):
         self,
         shards: Shards,
         *,
+        index: str | Path | None = None,
         store: Store | None = None,
         content: tuple[str, bytes] | None = None,
         max_member_bytes: int = MAX_MEMBER_BYTES,
     ) -> None:
         self.store = store or Store()
-        content = content or _index_content(shards, self.store)
+        content = content or _index_content(shards, self.store, index)
         if content is None:
             raise IndexFileError(
                 f"there is no index of these shards. Run: {_COMMAND}; or stream them without: "
@@ -125,20 +127,20 @@ class RemoteShardSource(ShardSource):
         path = folder / split_query(url)[0].rpartition("/")[2]
         _keep(path, data, url)
         try:
-            index = open_index_file(path, command=_COMMAND, check=False)
+            found = open_index_file(path, command=_COMMAND, check=False)
         except IndexFileError as error:
             raise IndexFileError(error.message, shard=shown(url)) from error
         self._urls, self._url = stream_names(shards), url
         named = [split_query(shard)[0].rpartition("/")[2] for shard in self._urls]
-        if [shard.name for shard in index.shards] != named:
+        if [shard.name for shard in found.shards] != named:
             raise IndexFileError(
-                f"the index is stale: it lists {len(index.shards)} shards, the pattern names {len(named)}, and the "
+                f"the index is stale: it lists {len(found.shards)} shards, the pattern names {len(named)}, and the "
                 f"lists differ. Run: {_COMMAND}",
                 shard=shown(url),
             )
         self._cache = None if self.store.cache is None else ShardCache(Path(self.store.cache), self.store.cache_bytes)
         self._fetcher = Fetcher(self.store, Pins(folder))
-        super().__init__(index, max_member_bytes=max_member_bytes)
+        super().__init__(found, max_member_bytes=max_member_bytes)
 
     def names(self, sample_ids: npt.NDArray[np.int64]) -> list[tuple[str, str]]:
         """URL of the shard, without its secrets, and key of each sample, for messages."""
@@ -322,8 +324,10 @@ class _Kept:
         os.close(self._descriptor)
 
 
-def _index_content(shards: Shards, store: Store) -> tuple[str, bytes] | None:
+def _index_content(shards: Shards, store: Store, index: str | Path | None = None) -> tuple[str, bytes] | None:
     """URL and bytes of the index of shards at URLs; None where there is none."""
+    if index is not None:
+        return index_urls(shards)[0], Path(index).read_bytes()
     fetcher = Fetcher(store)
     try:
         for url in index_urls(shards):

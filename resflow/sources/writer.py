@@ -5,10 +5,10 @@ from __future__ import annotations
 import io
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, repeat
 from pathlib import Path
 from typing import IO, Any
 
@@ -79,7 +79,7 @@ class LabelledImages:
     Args:
         paths: the files.
         keys: a key each, unique.
-        labels: a class number each, in [0, len(classes)).
+        labels: a class number each, in [0, len(classes)); () where there are no classes.
         classes: class names, sorted.
     """
 
@@ -97,8 +97,10 @@ class LabelledImages:
     def part(self, start: int, end: int) -> Iterator[dict[str, object]]:
         """The samples from number `start` to before number `end`."""
         rows = slice(start, end)
-        for path, key, label in zip(self.paths[rows], self.keys[rows], self.labels[rows], strict=True):
-            yield {"__key__": key, path.suffix[1:].lower(): read_file(str(path)), "cls": label}
+        labels: Iterable[int | None] = self.labels[rows] or repeat(None)
+        for path, key, label in zip(self.paths[rows], self.keys[rows], labels, strict=False):
+            target = {} if label is None else {"cls": label}
+            yield {"__key__": key, path.suffix[1:].lower(): read_file(str(path)), **target}
 
 
 def class_folder_samples(folder: str | Path) -> LabelledImages:
@@ -117,7 +119,8 @@ def class_folder_samples(folder: str | Path) -> LabelledImages:
     classes = [path.name for path in sorted(root.iterdir()) if path.name[0] != "." and _is_class(path, root)]
     if not classes:
         raise ConfigError(
-            f"{root} has no sub-folders; expected one a class. For classes in file names, give a regular expression."
+            f"{root} has no sub-folders; expected one a class. For classes in file names, take "
+            "labelled_files(folder, label_pattern), or --label-pattern on the command line."
         )
     paths: list[Path] = []
     labels: list[int] = []
@@ -157,15 +160,20 @@ def labelled_files(folder: str | Path, pattern: str) -> LabelledImages:
             name does not match.
     """
     root = existing_folder(folder)
+    paths = image_files(root)
+    if not paths:
+        raise ConfigError(f"{root} has no images; expected files ending in {', '.join(IMAGE_EXTENSIONS)}.")
+    return labelled_by_name(paths, root, pattern)
+
+
+def labelled_by_name(paths: Sequence[Path], root: Path, pattern: str) -> LabelledImages:
+    """As `labelled_files`, of these files below `root`."""
     try:
         expression = re.compile(pattern)
     except re.error as error:
         raise ConfigError(f"regular expression {pattern!r} is malformed: {error}. Correct it.") from error
     if not expression.groups:
         raise ConfigError(f"regular expression {pattern!r} has no group; expected the class in parentheses.")
-    paths = image_files(root)
-    if not paths:
-        raise ConfigError(f"{root} has no images; expected files ending in {', '.join(IMAGE_EXTENSIONS)}.")
     check_files(paths)
     names: list[str] = []
     for path in paths:

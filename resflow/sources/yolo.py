@@ -6,6 +6,7 @@ import logging
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -15,6 +16,7 @@ from resflow.sources.folders import existing_folder, files_by_stem, image_files
 from resflow.sources.keep import checked_pairs, open_objects
 from resflow.sources.lint import Problem, check_on_error
 from resflow.sources.objects import Found
+from resflow.sources.yolo_yaml import read_yolo_yaml
 from resflow.targets.mirror import KeypointPairs
 
 _LOG = logging.getLogger("resflow")
@@ -135,6 +137,23 @@ class Yolo(AnnotatedSource):
             problems=kept.report,
             described=kept.objects.described(),
         )
+
+    @classmethod
+    def from_yaml(cls, path: str | Path, split: str = "train", **options: Any) -> Yolo:
+        """The source of one split of ultralytics' data.yaml, with its classes and keypoints.
+
+        Args:
+            path: the file.
+            split: "train", "val" or "test".
+            options: further arguments of `Yolo`.
+
+        Raises:
+            ConfigError: the file cannot be read, has no such split, or its folders are not there.
+            TargetError: there are problems, and `on_error` is "raise".
+        """
+        found = read_yolo_yaml(path, split)
+        known = {"classes": found.classes, "keypoints": found.keypoints, "keypoint_pairs": found.flip_idx}
+        return cls(found.images, found.labels, **(known | options))
 
 
 def _orphans(pages: Mapping[str, Path], stems: Sequence[str], folder: str) -> tuple[list[Problem], list[str]]:

@@ -201,16 +201,13 @@ def test_chosen_batches_differ_as_much_as_they_can(samples: int, number: int) ->
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--data", "nowhere"], "there is nothing at nowhere. Check --data, and give --format"),
+        (["--data", "nowhere"], "there is nothing at nowhere. Check the path."),
         (["--data", "a", "--format", "voc"], "--format voc takes ROOT SPLIT; got a"),
-        (
-            ["--data", "a", "b", "--format", "folder"],
-            "--format folder takes ROOT, with one sub-folder a class; got a b",
-        ),
-        (["--data", "a", "--format", "folder", "--upright"], "--upright means nothing for class folders"),
+        (["--data", "a", "b", "--format", "folder"], "there is nothing at a. Check the path."),
+        (["--data", "a", "--format", "folder", "--upright"], "--upright means nothing for images"),
         (["--data", "a", "--zero-based"], "--zero-based means nothing for shards"),
         (["--data", "a", "b", "--format", "coco", "--classes", "x"], "--classes means nothing with --format coco"),
-        (["--data", "empty"], "has no sub-folders; expected one a class"),
+        (["--data", "empty"], "empty holds neither shards nor images; expected files ending in tar, jpg"),
         (["--data", "shards"], "there is no index of these shards. Run: resflow index"),
         (["--data", "broken"], "categories.json must hold categories with id and name"),
     ],

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from resflow.cli.dataset import plural
 from resflow.cli.main import main
 from resflow.sources import AnnotatedSource, Coco, CocoPanoptic, MaskFolder, ShardSource, Voc, Yolo
 from resflow.sources.sharding import label_map_bytes
@@ -102,7 +103,7 @@ def test_what_is_read_back_is_what_went_in(
     assert run(monkeypatch, *arguments, tmp_path / "out" / "x-%04d.tar", "--max-samples", 30) == 0
     out, err = capsys.readouterr()
     assert err == ""
-    assert out.startswith(f"{len(source)} images in {-(-len(source) // 30)} shards")
+    assert out.startswith(f"{plural(len(source), 'image')} in {plural(-(-len(source) // 30), 'shard')} (")
     shards = opened(out)
     check_reads_back(shards, source)
     tars = sorted((tmp_path / "out").glob("*.tar"))
@@ -211,7 +212,7 @@ def test_problems_are_refused_or_left_out(
     assert not (tmp_path / "out").exists()
     assert run(monkeypatch, "--format", "coco", images, path, tmp_path / "out", "--on-error", "drop") == 0
     out, err = capsys.readouterr()
-    assert out.startswith("2 images in 1 shards")
+    assert out.startswith("2 images in 1 shard (")
     assert "left out: missing file: " in err
 
 
@@ -220,11 +221,14 @@ def test_problems_are_refused_or_left_out(
     [
         (["--format", "coco", "a", "out"], "--format coco takes IMAGES ANNOTATIONS.json..., "),
         (["--format", "voc", "out"], "--format voc takes ROOT SPLIT, then OUT; got OUT alone"),
-        (["--format", "yolo", "a", "b", "c", "out"], "--format yolo takes IMAGES LABELS, then OUT; got a b c"),
-        (["--format", "folder", "a", "out", "--upright"], "--upright means nothing with --format folder"),
+        (
+            ["--format", "yolo", "a", "b", "c", "out"],
+            "--format yolo takes IMAGES LABELS, or data.yaml, then OUT; got a b c",
+        ),
+        (["--format", "folder", "a", "out", "--upright"], "--upright means nothing for images"),
         (["--format", "coco", "a", "b", "out", "--zero-based"], "--zero-based means nothing with --format coco"),
-        (["--format", "voc", "a", "b", "out", "--classes", "no.txt"], "class names in no.txt cannot be read"),
-        (["--format", "masks", "a", "b", "out"], "a is not a folder"),
+        (["--format", "voc", ".", "b", "out", "--classes", "no.txt"], "class names in no.txt cannot be read"),
+        (["--format", "masks", "a", "b", "out"], "there is nothing at a. Check the path."),
     ],
 )
 def test_wrong_use(
@@ -233,7 +237,7 @@ def test_wrong_use(
     assert run(monkeypatch, *arguments) == 1
     assert words in capsys.readouterr().err
     assert run(monkeypatch, "--format", "tfrecord", "a", "b") == 2
-    assert run(monkeypatch, "a", "b") == 2
+    assert run(monkeypatch, "a", "b") == 1
 
 
 def test_a_bar_shows_on_a_terminal_once_it_takes_time(tmp_path: Path) -> None:
@@ -260,4 +264,4 @@ def test_a_bar_shows_on_a_terminal_once_it_takes_time(tmp_path: Path) -> None:
         shown = os.read(main_end, 100_000)
         os.close(main_end)
         assert (b"writing" in shown) is expected
-        assert result.stdout.startswith(b"3 images in 1 shards")
+        assert result.stdout.startswith(b"3 images in 1 shard (")

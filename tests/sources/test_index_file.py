@@ -142,7 +142,7 @@ def test_patterns(make_shards: MakeShards, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("shards", "words"),
     [
-        ("nothing-*.tar", "no file matches the shard pattern 'nothing-.*tar'. Check the folder"),
+        ("nothing-*.tar", "no file matches the pattern 'nothing-.*tar'. Check the folder"),
         ([], "no shards were named; expected a pattern"),
         ("a{0..3.tar", "braces do not close in the shard pattern 'a{0..3.tar'"),
         ("s3://bucket/x.tar", "shards must be local files; got 's3://bucket/x.tar'. Copy them"),

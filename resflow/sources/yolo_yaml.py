@@ -1,0 +1,107 @@
+"""ultralytics' data.yaml: where the images of each split lie, and the names of the classes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+
+from resflow.errors import ConfigError
+
+_SPLITS = ("train", "val", "test")
+
+
+class YoloData(NamedTuple):
+    """One split of a data.yaml.
+
+    Args:
+        images: folder of the images.
+        labels: folder of the text files.
+        classes: names in the order of their numbers.
+        keypoints: (K, 2) or (K, 3), `kpt_shape`; None without.
+        flip_idx: the keypoint that each becomes in a mirror; None without.
+    """
+
+    images: Path
+    labels: Path
+    classes: list[str]
+    keypoints: tuple[int, int] | None
+    flip_idx: tuple[int, ...] | None
+
+
+def read_yolo_yaml(path: str | Path, split: str = "train") -> YoloData:
+    """Read one split of a data.yaml.
+
+    Args:
+        path: the file.
+        split: "train", "val" or "test".
+
+    Returns:
+        What `Yolo` takes. Folders are those of `path:`, relative to the file's folder; the labels of images/X lie in
+        labels/X, as ultralytics has it.
+
+    Raises:
+        ConfigError: the file cannot be read, lacks the split, or names no folder that is there.
+    """
+    path = Path(path)
+    record = _mapping(path)
+    if split not in record or not record[split]:
+        there = [name for name in _SPLITS if record.get(name)] or ["train"]
+        raise ConfigError(
+            f"{path} has no split {split!r}; expected one of {', '.join(there)}. Name one: split={there[0]!r}"
+        )
+    images = _folder(path, record, split)
+    labels = _labels(images)
+    names = record.get("names")
+    if isinstance(names, Mapping):
+        names = [names[number] for number in sorted(names)] if set(names) == set(range(len(names))) else None
+    if not isinstance(names, list) or not names:
+        raise ConfigError(f"{path} must have `names`, a list of classes or their names by number from 0; got {names!r}")
+    shape = record.get("kpt_shape")
+    keypoints = (int(shape[0]), int(shape[1])) if isinstance(shape, list) and len(shape) == 2 else None
+    flip = record.get("flip_idx")
+    return YoloData(images, labels, [str(name) for name in names], keypoints, tuple(flip) if flip else None)
+
+
+def _mapping(path: Path) -> Mapping[str, Any]:
+    try:
+        record = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"{path} cannot be read as YAML: {error}. Check the path.") from error
+    if not isinstance(record, Mapping):
+        raise ConfigError(f"{path} must be YOLO's data.yaml, with `train`, `val` and `names`; got {str(record)[:60]!r}")
+    return record
+
+
+def _folder(path: Path, record: Mapping[str, Any], split: str) -> Path:
+    """The folder of a split's images."""
+    named = record[split]
+    if isinstance(named, list) and len(named) == 1:
+        named = named[0]
+    if not isinstance(named, str) or named.endswith(".txt"):
+        raise ConfigError(
+            f"{path}: `{split}` must be one folder of images; got {named!r}. Open the folders one by one with "
+            "rf.sources.Yolo(images, labels), and join them with torch's ConcatDataset."
+        )
+    root = str(record.get("path") or "")
+    tried = [path.parent / root / named, Path(root) / named, path.parent / named]
+    tried.append(path.parent / named.removeprefix("../"))  # as Roboflow writes it, beside the folders
+    found = next((folder for folder in tried if folder.is_dir()), None)
+    if found is None:
+        raise ConfigError(
+            f"{path}: there is no folder {named!r} of `{split}`; looked for "
+            f"{', '.join(map(str, dict.fromkeys(tried)))}. Correct `path` in the file."
+        )
+    return found / "images" if (found / "images").is_dir() else found
+
+
+def _labels(images: Path) -> Path:
+    """The folder of labels: the last folder called images is called labels."""
+    parts = list(images.parts)
+    places = [place for place, part in enumerate(parts) if part == "images"]
+    if places:
+        parts[places[-1]] = "labels"
+        return Path(*parts)
+    return images
