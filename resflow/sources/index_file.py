@@ -7,7 +7,6 @@ import hashlib
 import json
 import multiprocessing
 import os
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -22,6 +21,7 @@ import pyarrow as pa
 
 from resflow.errors import ConfigError, IndexFileError, SampleError, ShardError, WorkerError
 from resflow.plan.index import Index
+from resflow.sources.arrow_file import write_arrow
 from resflow.sources.groups import Remark, Remarks, read_remarks
 from resflow.sources.paths import Shards, quoted, shard_paths, shard_sizes, shell_words
 from resflow.sources.scan import ShardScan, scan_shard
@@ -240,38 +240,6 @@ def write_index(index: ShardIndex, path: Path) -> ShardIndex:
     schema = _SCHEMA.with_metadata({_META: json.dumps(meta).encode()})
     write_arrow(pa.record_batch([c if isinstance(c, pa.Array) else pa.array(c) for c in columns], schema=schema), path)
     return open_index_file(path)
-
-
-def write_arrow(batch: Any, path: Path) -> None:
-    """Write an Arrow IPC file; whoever opens `path` meanwhile sees the old file or the new one, whole.
-
-    Args:
-        batch: a record batch, its metadata included.
-        path: where.
-
-    Raises:
-        IndexFileError: the file cannot be written.
-    """
-    temporary: str | None = None
-    try:
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        with os.fdopen(handle, "wb") as file:
-            with pa.ipc.new_file(file, batch.schema) as writer:
-                writer.write_batch(batch)
-            file.flush()
-            os.fsync(file.fileno())
-            os.fchmod(file.fileno(), 0o644)
-        Path(temporary).replace(path)
-        temporary = None
-    except OSError as error:
-        raise IndexFileError(
-            f"the index cannot be written: {error.strerror or error}. Make room on its disk, or its folder writable; "
-            "what was there before is as it was.",
-            shard=str(path),
-        ) from error
-    finally:
-        if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
 
 
 def listed_shards(path: Path) -> tuple[list[str], list[int], list[str]]:

@@ -19,7 +19,8 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from resflow.errors import ConfigError, IndexFileError
-from resflow.sources.index_file import ShardIndex, write_arrow
+from resflow.sources.arrow_file import write_arrow
+from resflow.sources.index_file import ShardIndex
 from resflow.sources.paths import shell_words
 
 VERSION = 1
