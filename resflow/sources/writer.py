@@ -160,6 +160,7 @@ def labelled_files(folder: str | Path, pattern: str) -> LabelledImages:
             name does not match.
     """
     root = existing_folder(folder)
+    _expression(pattern)
     paths = image_files(root)
     if not paths:
         raise ConfigError(f"{root} has no images; expected files ending in {', '.join(IMAGE_EXTENSIONS)}.")
@@ -168,12 +169,7 @@ def labelled_files(folder: str | Path, pattern: str) -> LabelledImages:
 
 def labelled_by_name(paths: Sequence[Path], root: Path, pattern: str) -> LabelledImages:
     """As `labelled_files`, of these files below `root`."""
-    try:
-        expression = re.compile(pattern)
-    except re.error as error:
-        raise ConfigError(f"regular expression {pattern!r} is malformed: {error}. Correct it.") from error
-    if not expression.groups:
-        raise ConfigError(f"regular expression {pattern!r} has no group; expected the class in parentheses.")
+    expression = _expression(pattern)
     check_files(paths)
     names: list[str] = []
     for path in paths:
@@ -187,6 +183,17 @@ def labelled_by_name(paths: Sequence[Path], root: Path, pattern: str) -> Labelle
     classes = sorted(set(names))
     number = {name: label for label, name in enumerate(classes)}
     return LabelledImages(tuple(paths), unique_keys(root, paths), tuple(number[n] for n in names), tuple(classes))
+
+
+def _expression(pattern: str) -> re.Pattern[str]:
+    """A regular expression with a group; ConfigError for another."""
+    try:
+        expression = re.compile(pattern)
+    except re.error as error:
+        raise ConfigError(f"regular expression {pattern!r} is malformed: {error}. Correct it.") from error
+    if not expression.groups:
+        raise ConfigError(f"regular expression {pattern!r} has no group; expected the class in parentheses.")
+    return expression
 
 
 class _Staged:
