@@ -69,7 +69,8 @@ def open_image(encoded: Bytes, kind: Format) -> Image.Image:
 def stored_by_pillow(encoded: Bytes, kind: Format) -> Stored:
     """Height, width and orientation as Pillow reads them; one of `DAMAGE` where it does not either."""
     with open_image(encoded, kind) as image:
-        orientation = image.getexif().get(_ORIENTATION, 1)
+        # Not the PNG reader's own way, which decodes all pixels to get at an EXIF chunk behind them.
+        orientation = Image.Image.getexif(image).get(_ORIENTATION, 1)
         return image.height, image.width, orientation if orientation in range(1, 9) else 1
 
 

@@ -27,6 +27,28 @@ def existing_folder(folder: str | Path) -> Path:
     return root
 
 
+def check_place(path: Path, *, makes: bool = False) -> None:
+    """Refuse a file that cannot be written where it is to lie, before the work whose result it holds.
+
+    Args:
+        path: the file.
+        makes: whether missing folders will be made.
+
+    Raises:
+        ConfigError: its folder is missing, is none, or may not be written to.
+    """
+    folder = path.parent
+    while makes and not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    if not folder.is_dir():
+        what = "is no folder" if folder.exists() else "is missing"
+    elif not os.access(folder, os.W_OK | os.X_OK):
+        what = "may not be written to"
+    else:
+        return
+    raise ConfigError(f"{path} cannot be written: the folder {folder} {what}. Make it, or choose another.")
+
+
 def image_files(root: Path, above: Path | None = None) -> list[Path]:
     """Image files below `root`, by their endings, sorted by folder, then name; hidden ones left out.
 

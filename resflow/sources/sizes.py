@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from resflow.errors import ConfigError
+from resflow.sources.folders import check_place
 
 Sizes: TypeAlias = npt.ArrayLike | str | Path
 """Integers [N, 2], height and width in pixels; or the path of a file that keeps them."""
@@ -64,6 +65,8 @@ def find_sizes(
         return checked_sizes(sizes, count, "sizes")
     if sizes is not None and Path(sizes).exists():
         return _load(Path(sizes), count, identity, name)
+    if sizes is not None:
+        check_place(Path(sizes))
     hint = "" if sizes is not None else "; sizes='FILE' would keep the result"
     _LOG.info("sizes of %d images of %s: %s%s", count, name, how, hint)
     start = time.perf_counter()

@@ -6,6 +6,8 @@ import json
 import os
 import struct
 import time
+import zlib
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ from fuzz.targets import _image as image
 from resflow import DataLoader, Pipeline
 from resflow.config import MAX_NODES
 from resflow.errors import ConfigError, HeaderError, IndexFileError, ShardError, StateError, TargetError
-from resflow.headers import read_header
+from resflow.headers import read_header, whole_header
 from resflow.sources import Coco, Yolo, build_index, index_path, open_index, write_index
 from resflow.sources.files import file_header, read_file
 from resflow.targets import annotation_from_json
@@ -197,3 +199,15 @@ def test_headers_take_no_time() -> None:
         with pytest.raises(HeaderError, match="has more than 131072 segments, chunks or boxes"):
             read_header(data)
         assert time.perf_counter() - start < 2, name
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_header_that_only_pillow_reads_is_not_decoded() -> None:
+    """Found by mutating: a checksum that is wrong, and a width that is right but for it."""
+    for width in (1 << 30, 60_000):
+        data = bytearray(images.png_of(30_000, width, rows=zlib.compress(bytes(1 << 20))))
+        del data[data.index(b"IEND") - 4 :]
+        start = time.perf_counter()
+        with suppress(HeaderError):
+            assert whole_header(bytes(data)).width == width
+        assert time.perf_counter() - start < 5

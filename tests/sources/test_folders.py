@@ -14,7 +14,8 @@ from torchvision.datasets import ImageFolder
 import resflow as rf
 from resflow.errors import ConfigError, ShardError
 from resflow.sources import ShardSource, build_index, class_folder_samples, dataset_source, labelled_files, write_shards
-from resflow.sources.folders import image_files, unique_keys
+from resflow.sources.folders import check_place, image_files, unique_keys
+from resflow.sources.sizes import find_sizes
 from tests.shards import jpeg
 
 
@@ -128,3 +129,20 @@ def test_names_that_cannot_be_keys_are_refused_before_any_work(tmp_path: Path) -
     (tmp_path / "a\nb").mkdir()
     with pytest.raises(ConfigError, match="line break"):
         class_folder_samples(tmp_path)
+
+
+def test_a_place_that_cannot_be_written_is_seen_before_the_work(tmp_path: Path) -> None:
+    def measure(_: int) -> tuple[int, int]:
+        raise AssertionError("measured before")
+
+    (tmp_path / "file").write_text("")
+    for place, why in (
+        ("missing/sizes", "is missing"),
+        ("file/sizes", "is no folder"),
+        ("/proc/1/sizes", "written to"),
+    ):
+        with pytest.raises(ConfigError, match=rf"cannot be written: the folder .* {why}.* choose another"):
+            find_sizes(tmp_path / place, measure, 3, identity="", name="Own", how="")
+    check_place(tmp_path / "new" / "deeper" / "out.tar", makes=True)
+    with pytest.raises(ConfigError, match="file is no folder"):
+        check_place(tmp_path / "file" / "deeper" / "out.tar", makes=True)
