@@ -65,6 +65,7 @@ def shard(
 ) -> None:
     """Write a dataset into tar shards with their index: COCO, VOC, YOLO, class folders, or images with masks."""
     from resflow.sources import build_index, index_path, source_samples, write_index, write_shards
+    from resflow.sources.folders import check_place
     from resflow.sources.paths import shell_words
 
     check_engine(engine, address)
@@ -75,6 +76,7 @@ def shard(
     *sources, out = places
     dataset = replace(dataset, places=sources).located("OUT")
     pattern = out if "%" in out else f"{out.rstrip('/')}/%06d.tar"
+    check_place(Path(pattern), makes=True)
     start = time.perf_counter()
     samples: Iterable[Mapping[str, object]]
     part: Callable[[int, int], Iterable[Mapping[str, object]]]

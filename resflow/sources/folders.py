@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import stat
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePath
 
 from resflow.errors import ConfigError, ShardError
@@ -128,26 +128,32 @@ def unique_keys(root: PurePath, paths: Sequence[PurePath]) -> tuple[str, ...]:
     """A key each: the path without its suffix, dots in the name replaced; numbered where two would be the same.
 
     Bytes of a name that are not UTF-8 are taken for Latin-1, since a shard's names are UTF-8.
-
-    Raises:
-        ConfigError: a path whose key would be read back from a shard as another.
     """
     taken: set[str] = set()
     keys: list[str] = []
     for path in paths:
         relative = path.relative_to(root).with_suffix("")
         plain = utf8(relative.with_name(relative.name.replace(".", "_")).as_posix())
-        if not is_key(plain):
-            raise ConfigError(
-                f"{str(path)!r} cannot be a key of a shard: it has '..' in it, or its first folder is in double "
-                "underscores, which marks metadata. Rename it."
-            )
         key, number = plain, 2
         while key in taken:
             key, number = f"{plain}_{number}", number + 1
         taken.add(key)
         keys.append(key)
     return tuple(keys)
+
+
+def check_keys(keys: Iterable[str]) -> None:
+    """Refuse keys that would be read back from a shard as others, before any is written.
+
+    Raises:
+        ConfigError: there is one.
+    """
+    wrong = next((key for key in keys if not is_key(key)), None)
+    if wrong is not None:
+        raise ConfigError(
+            f"{wrong!r} cannot be a key of a shard: it has '..' in it, or its first folder is in double underscores, "
+            "which marks metadata. Rename the file or folder."
+        )
 
 
 def utf8(name: str) -> str:

@@ -14,7 +14,7 @@ from PIL import Image
 from resflow.headers import whole_header
 from resflow.sources.annotated import AnnotatedSource
 from resflow.sources.base import Pixels
-from resflow.sources.folders import unique_keys
+from resflow.sources.folders import check_keys, unique_keys
 from resflow.sources.groups import IMAGE_EXTENSIONS
 from resflow.targets.read import annotation_json
 from resflow.targets.types import Annotation, LabelMap
@@ -40,6 +40,7 @@ def source_samples(source: AnnotatedSource, start: int = 0, end: int | None = No
         SampleError: an image or a mask is damaged.
     """
     keys = unique_keys(PurePath(), [PurePath(name) for name in source.files.names])
+    check_keys(keys)
     for number in range(len(keys))[start:end]:
         key = keys[number]
         (sample,) = source.read(np.array([number], np.int64))

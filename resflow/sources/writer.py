@@ -16,7 +16,7 @@ import webdataset
 
 from resflow.errors import ConfigError, SampleError
 from resflow.sources.files import read_file
-from resflow.sources.folders import check_files, existing_folder, image_files, unique_keys, utf8
+from resflow.sources.folders import check_files, check_keys, existing_folder, image_files, unique_keys, utf8
 from resflow.sources.groups import IMAGE_EXTENSIONS, is_key
 
 
@@ -92,6 +92,8 @@ class LabelledImages:
         return len(self.paths)
 
     def __iter__(self) -> Iterator[dict[str, object]]:
+        check_files(self.paths)
+        check_keys(self.keys)
         return self.part(0, len(self))
 
     def part(self, start: int, end: int) -> Iterator[dict[str, object]]:
@@ -132,7 +134,6 @@ def class_folder_samples(folder: str | Path) -> LabelledImages:
             )
         paths.extend(found)
         labels.extend([label] * len(found))
-    check_files(paths)
     return LabelledImages(tuple(paths), unique_keys(root, paths), tuple(labels), tuple(map(utf8, classes)))
 
 
@@ -170,7 +171,6 @@ def labelled_files(folder: str | Path, pattern: str) -> LabelledImages:
 def labelled_by_name(paths: Sequence[Path], root: Path, pattern: str) -> LabelledImages:
     """As `labelled_files`, of these files below `root`."""
     expression = _expression(pattern)
-    check_files(paths)
     names: list[str] = []
     for path in paths:
         match = expression.search(path.name)

@@ -10,11 +10,14 @@ from pathlib import Path
 
 import pytest
 from torchvision.datasets import ImageFolder
+from typer.testing import CliRunner
 
 import resflow as rf
+from resflow.cli.main import app
 from resflow.errors import ConfigError, ShardError
 from resflow.sources import ShardSource, build_index, class_folder_samples, dataset_source, labelled_files, write_shards
-from resflow.sources.folders import check_place, image_files, unique_keys
+from resflow.sources.folders import check_keys, check_place, image_files, unique_keys
+from resflow.sources.images import Images
 from resflow.sources.sizes import find_sizes
 from tests.shards import jpeg
 
@@ -65,7 +68,7 @@ def test_links_elsewhere_are_followed(root: Path, tmp_path: Path) -> None:
 def test_what_is_no_file_is_named_before_any_work(root: Path) -> None:
     (root / "c0" / "gone.jpg").symlink_to("/nowhere.jpg")
     os.mkfifo(root / "c1" / "pipe.jpg")
-    for read in (lambda: class_folder_samples(root), lambda: labelled_files(root, r"(\w+)")):
+    for read in (lambda: list(class_folder_samples(root)), lambda: list(labelled_files(root, r"(\w+)"))):
         with pytest.raises(
             ConfigError, match=r"2 files are no image.*gone.jpg \(a link to nothing, /nowhere.jpg\)"
         ) as error:
@@ -78,6 +81,7 @@ def test_what_is_no_file_is_named_before_any_work(root: Path) -> None:
     )
     (batch,) = loader
     assert sorted(Path(one.key).name for one in batch.skipped) == ["gone.jpg", "pipe.jpg"]
+    assert len(Images(root, on_error="drop")) == 6
 
 
 def _listed_by_nobody(root: str, results: multiprocessing.Queue[str]) -> None:
@@ -122,10 +126,10 @@ def test_names_of_all_kinds_go_into_shards_and_back(tmp_path: Path) -> None:
 
 
 def test_names_that_cannot_be_keys_are_refused_before_any_work(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"'__x__/a.jpg' cannot be a key"):
-        unique_keys(Path(), [Path("b.jpg"), Path("__x__/a.jpg")])
-    with pytest.raises(ConfigError, match=r"'../a.jpg' cannot be a key"):
-        unique_keys(Path(), [Path("../a.jpg")])
+    with pytest.raises(ConfigError, match=r"'__x__/a' cannot be a key"):
+        check_keys(unique_keys(Path(), [Path("b.jpg"), Path("__x__/a.jpg")]))
+    with pytest.raises(ConfigError, match=r"'../a' cannot be a key"):
+        check_keys(unique_keys(Path(), [Path("../a.jpg")]))
     (tmp_path / "a\nb").mkdir()
     with pytest.raises(ConfigError, match="line break"):
         class_folder_samples(tmp_path)
@@ -146,3 +150,12 @@ def test_a_place_that_cannot_be_written_is_seen_before_the_work(tmp_path: Path) 
     check_place(tmp_path / "new" / "deeper" / "out.tar", makes=True)
     with pytest.raises(ConfigError, match="file is no folder"):
         check_place(tmp_path / "file" / "deeper" / "out.tar", makes=True)
+
+
+def test_resflow_shard_looks_at_its_output_first(root: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    (root / "c0" / "broken.jpg").write_bytes(b"seen later")
+    result = CliRunner().invoke(app, ["shard", str(root), str(tmp_path / "file" / "out")])
+    assert result.exit_code != 0
+    assert isinstance(result.exception, ConfigError)
+    assert "file is no folder" in str(result.exception)
