@@ -72,7 +72,13 @@ class Ways:
         """Images to train on and to test on, as squares of a side that may be above their own."""
         device, batch_size = self.given.device, self.given.batch_size
         pipeline = rf.Pipeline.for_model(
-            model, resolution=side, buckets=1, views=views, normalize=rf.IMAGENET, device=device
+            model,
+            resolution=side,
+            buckets=1,
+            views=views,
+            normalize=rf.IMAGENET,
+            memory_format=torch.channels_last,
+            device=device,
         )
         train = rf.DataLoader(self.train, batch_size, shuffle=True, drop_last=True, seed=0, pipeline=pipeline)
         return train, rf.DataLoader(self.test, batch_size, pipeline=pipeline.evaluation())

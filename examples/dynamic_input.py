@@ -167,6 +167,7 @@ def main(arguments: list[str] | None = None) -> dict[str, Run]:
         buckets=6,
         views=[rf.views.HorizontalFlip()],
         normalize=rf.IMAGENET,
+        memory_format=torch.channels_last,
         device=given.device,
     )
     sides = pipeline.schedule.resolutions

@@ -88,6 +88,7 @@ class Run:
             resolution=rf.schedules.Steps(recipe.resolutions),
             stride=recipe.stride,
             augment=[rf.augment.MixUp(rf.schedules.Ramp(0.0, recipe.mixup), recipe.classes)],
+            memory_format=torch.channels_last,
             device=str(device),
         )
         options: dict[str, Any] = {"batch_size": recipe.batch_size // self.ranks, "num_workers": workers}

@@ -76,6 +76,7 @@ class Training:
             buckets=1,
             views=[rf.views.RandomResizedCrop(scale=(0.5, 1.0)), rf.views.HorizontalFlip()],
             normalize=rf.IMAGENET,
+            memory_format=torch.channels_last,
             device=given.device,
         )
         self.loader = rf.DataLoader(

@@ -53,7 +53,7 @@ class Batch:
     that asks for either, `DataLoader(collate_fn=tuple)` gives the plain pair.
 
     Args:
-        images: [B, 3, H, W] in channels_last memory format: uint8, or the pipeline's dtype once normalised.
+        images: [B, 3, H, W] in the pipeline's memory format: uint8, or the pipeline's dtype once normalised.
         targets: int64 [B] class labels; objects in the format of `Targets.format`; int64 [B, H, W] classes of pixels;
             with a dataset, what else it gives as targets, collated; None where there are none.
         transform: float32 [B, 3, 3], source pixels to output pixels, in continuous pixel edges.
@@ -70,6 +70,7 @@ class Batch:
             None.
         skipped: the bad samples of those places, in order.
         tolerated: images that were decoded in spite of damage, or cut to 8 bits (docs/skip.md).
+        names: where the dataset's items are dicts, their keys, that of the image first: `batch["label"]`.
         cost: what it took to make the batch.
     """
 
@@ -87,13 +88,19 @@ class Batch:
     present: torch.Tensor | None = None
     skipped: tuple[Skipped, ...] = ()
     tolerated: tuple[Tolerated, ...] = ()
+    names: tuple[str, ...] = ()
     cost: Cost | None = field(default=None, repr=False, compare=False)
 
     def __iter__(self) -> Iterator[Any]:
         return iter((self.images, self.targets))
 
-    def __getitem__(self, place: int | slice) -> Any:
-        """Images (0), targets (1), or both ([:]), as of the pair that a batch unpacks to."""
+    def __getitem__(self, place: int | slice | str) -> Any:
+        """Images (0), targets (1), or both ([:]), as of the pair that a batch unpacks to.
+
+        Where the dataset's items are dicts, also what became of a key of theirs.
+        """
+        if isinstance(place, str):
+            return self._named(place)
         try:
             return (self.images, self.targets)[place]
         except (IndexError, TypeError) as error:
@@ -101,6 +108,21 @@ class Batch:
                 f"a Batch is indexed like the pair (images, targets), by 0 and 1; got {place!r}. len(batch) is the "
                 f"number of its images, {len(self)}; batch.images[i] is one of them."
             ) from None
+
+    def _named(self, name: str) -> Any:
+        image, others = self.names[:1], self.names[1:]
+        if name in image:
+            return self.images
+        if name in others and isinstance(self.targets, Mapping) and name in self.targets:
+            return self.targets[name]
+        if others == (name,):
+            return self.targets
+        if name in others and isinstance(self.targets, list):
+            return [target[name] for target in self.targets]
+        raise KeyError(
+            f"a Batch has batch[0], its images, and batch[1], its targets"
+            f"{''.join(f', and batch[{known!r}]' for known in self.names)}; got {name!r}"
+        )
 
     def __len__(self) -> int:
         return len(self.images)

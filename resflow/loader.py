@@ -56,7 +56,7 @@ class DataLoader(torch.utils.data.DataLoader[T_co], Generic[T_co]):
         num_workers: with a pipeline, processes that read and decode, or on a GPU the decoder's CPU threads; 0 works in
             this process.
         collate_fn: PyTorch's; with a pipeline, from a finished `Batch` to what the loop is given, called in the loop's
-            own process.
+            own process. `tuple` gives the plain pair of images and targets; `default_collate` changes nothing.
         pin_memory: as in PyTorch.
         drop_last: leave out fewer than one global batch of samples rather than have one short batch in an epoch.
         timeout: as in PyTorch.

@@ -18,14 +18,14 @@ from resflow.evaluation import evaluation_fields
 from resflow.geometry import Fit, RandomResizedCrop, View
 from resflow.geometry.ramp import has_ramp, resolution_progress
 from resflow.normalize import Normalize
-from resflow.pipeline_fields import DTYPES, READERS
+from resflow.pipeline_fields import DTYPES, MEMORY_FORMATS, READERS
 from resflow.plan import Buckets, Schedule, as_schedule
 from resflow.skip import Skip
 from resflow.targets import Targets
 
 MAX_PIXELS = 178_956_970
 """Of the largest image that is decoded unless `Pipeline.max_pixels` says otherwise: where Pillow, too, refuses."""
-_LEFT_OUT = ("device", "on_error", "max_pixels", "strict")  # of `describe`
+_LEFT_OUT = ("device", "on_error", "max_pixels", "strict", "memory_format")  # of `describe`
 _ENGINES = ("auto", "dali", "turbo", "pillow")
 
 
@@ -47,6 +47,9 @@ class Pipeline:
             `Mosaic`, `MixUp`, `CutMix` and `CopyPaste` of `resflow.augment`. Images are then floating, in [0, 1].
         normalize: mean and standard deviation, applied on the device; None leaves bytes (uint8).
         dtype: float32, float16 or bfloat16 of normalised or augmented images.
+        memory_format: how images lie in memory: torch.contiguous_format, as PyTorch's loader gives them, so that
+            `images.view(len(images), -1)` works; or torch.channels_last, for models in that format, which is the
+            decoders' own and saves a copy.
         targets: extension of the sample's member that holds its class as a decimal number; `Targets` for boxes, masks,
             keypoints and classes of pixels; None: no targets.
         tier_quality: of shards with tiers (`resflow tiers`), the smallest is read that holds at least so many pixels of
@@ -73,6 +76,7 @@ class Pipeline:
     augment: Sequence[Any] = ()
     normalize: Normalize | None = None
     dtype: torch.dtype = torch.float32
+    memory_format: torch.memory_format = torch.contiguous_format
     targets: str | Targets | None = "cls"
     tier_quality: float | None = 1.0
     max_pixels: int = MAX_PIXELS
@@ -100,6 +104,11 @@ class Pipeline:
             ("augment", isinstance(self.augment, tuple), "a sequence of Kornia's modules and resflow.augment's"),
             ("normalize", self.normalize is None or isinstance(self.normalize, Normalize), "a Normalize, or None"),
             ("dtype", self.dtype in DTYPES.values(), f"one of {', '.join(DTYPES)}"),
+            (
+                "memory_format",
+                self.memory_format in MEMORY_FORMATS.values(),
+                " or ".join(f"torch.{name}" for name in MEMORY_FORMATS),
+            ),
             (
                 "targets",
                 self.targets is None or isinstance(self.targets, str | Targets),
@@ -293,9 +302,9 @@ class Pipeline:
     def describe(self) -> dict[str, str]:
         """Each field that decides what a batch holds, as text; two pipelines that agree on all give the same batches.
 
-        The device is left out, so that a run may resume on another. With engine "auto" another engine may then decode,
-        and pixels differ by its tolerance. So are `on_error`, `max_pixels` and `strict`: a run that a bad sample ended
-        may go on and skip it, or decode it.
+        `device` and `memory_format` are left out, so that a run may resume on another machine. With engine "auto"
+        another engine may then decode, and pixels differ by its tolerance. So are `on_error`, `max_pixels` and
+        `strict`: a run that a bad sample ended may go on and skip it, or decode it.
         """
         names = (field.name for field in dataclasses.fields(self) if field.name not in _LEFT_OUT)
         described = {name: _text(getattr(self, name)) for name in names if name != "transforms"}

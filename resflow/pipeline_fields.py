@@ -18,6 +18,8 @@ from resflow.targets import Targets
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 """What images may be once they are normalised."""
+MEMORY_FORMATS = {"contiguous_format": torch.contiguous_format, "channels_last": torch.channels_last}
+"""How images may lie in memory."""
 _SCHEDULES = (Constant, Linear, Cosine, Steps, Cyclic, RandomMultiScale)
 _VIEWS = (RandomResizedCrop, HorizontalFlip, VerticalFlip, Rotate, Affine)
 _NORMALIZATIONS = {"imagenet": IMAGENET, "unit": UNIT}
@@ -93,6 +95,13 @@ def _read_normalize(node: Node) -> Normalize | None:
     return normalize
 
 
+def _read_memory_format(node: Node) -> torch.memory_format:
+    plain = node.plain()
+    if plain not in MEMORY_FORMATS:
+        raise node.error(f"memory_format must be one of {', '.join(MEMORY_FORMATS)}; got {plain!r}")
+    return MEMORY_FORMATS[plain]
+
+
 def _read_dtype(node: Node) -> torch.dtype:
     plain = node.plain()
     if not isinstance(plain, str) or plain not in DTYPES:
@@ -123,6 +132,7 @@ READERS: dict[str, Callable[[Node], Any]] = {
     "fit": _read_fit,
     "normalize": _read_normalize,
     "dtype": _read_dtype,
+    "memory_format": _read_memory_format,
     "on_error": _read_on_error,
 }
 """How to read a field that is more than a plain value."""

@@ -144,6 +144,7 @@ def resflow_loader(data: Data, job: Job, *, tiers: bool = False) -> rf.DataLoade
         views=[rf.views.RandomResizedCrop(scale=SCALE, ratio=RATIO), rf.views.HorizontalFlip()],
         normalize=rf.IMAGENET,
         dtype=torch.float16,
+        memory_format=torch.channels_last,
         tier_quality=1.0 if tiers else None,
         device=job.device,
     )

@@ -64,6 +64,7 @@ class Recipe:
             fit=Fit(max_crop=0.1),
             views=[HorizontalFlip()],
             normalize=IMAGENET,
+            memory_format=torch.channels_last,
             device=self.device,
         )
 

@@ -105,6 +105,8 @@ def _spread(targets: Any, at: torch.Tensor, count: int, ignore_index: int) -> An
         )
     if isinstance(targets, tuple):
         return tuple(_spread(part, at, count, ignore_index) for part in targets)
+    if isinstance(targets, dict):
+        return {name: _spread(part, at, count, ignore_index) for name, part in targets.items()}
     if isinstance(targets, torch.Tensor):
         return targets.new_full((count, *targets.shape[1:]), _nothing(targets)).index_copy_(0, at, targets)
     if isinstance(targets, list):

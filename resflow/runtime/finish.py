@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch.utils.data import get_worker_info
+from torch.utils.data import default_collate, get_worker_info
 
 from resflow.batch import Batch
 from resflow.errors import ResflowError, TargetError
@@ -35,11 +35,12 @@ class Finish:
 
     Args:
         pipeline: says the device, the augmentation, the normalisation, the dtype and the targets' format.
-        collate: from the finished `Batch` to what the loop is given; None gives the `Batch`.
+        collate: from the finished `Batch` to what the loop is given; None, and PyTorch's `default_collate`, give the
+            `Batch`.
     """
 
     pipeline: Pipeline
-    collate: Callable[[Batch], Any] | None = None
+    collate: Callable[[Any], Any] | None = None
     spent: Stopwatch = dataclasses.field(init=False, repr=False, compare=False, default_factory=Stopwatch)
     objects: Counter[str] = dataclasses.field(init=False, repr=False, compare=False, default_factory=Counter)
     """Objects handed out ("given") and left out, by reason, since they were last taken."""
@@ -77,7 +78,7 @@ class Finish:
         batch = self._augmented(batch)
         if batch.skipped and pipeline.augment:
             batch = blanked(batch, pipeline)
-        images = batch.images
+        images = batch.images.contiguous(memory_format=pipeline.memory_format)  # of bytes, where not augmented
         if pipeline.normalize is not None:
             images = pipeline.normalize(images, pipeline.dtype)
         elif pipeline.augment:
@@ -88,7 +89,16 @@ class Finish:
             if batch.targets.removed is not None:
                 self.objects.update(dict(zip(REMOVED, batch.targets.removed.sum(0).tolist(), strict=True)))
         batch = dataclasses.replace(batch, images=images, targets=self._handed_out(batch), keypoint_pairs=pairs)
-        return batch if self.collate is None else self.collate(batch)
+        if self.collate is None or self.collate is default_collate:  # a batch is collated already
+            return batch
+        try:
+            return self.collate(batch)
+        except Exception as error:
+            error.add_note(
+                "raised by collate_fn, which beside a pipeline is given a finished Batch, not a list of samples: take "
+                "batch.images and batch.targets, or pass no collate_fn."
+            )
+            raise
 
     def _keypoint_pairs(self, batch: Batch) -> KeypointPairs:
         """Which keypoints swapped places in mirrored images; says once where that is not known."""

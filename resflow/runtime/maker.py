@@ -184,6 +184,7 @@ def described(
         keys=tuple(sample.key for sample in samples),
         resolution=planned.resolution,
         seed=batch_seed(planned),
+        names=next((sample.names for sample in samples if sample.names), ()),
     )
 
 

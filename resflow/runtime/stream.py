@@ -31,7 +31,7 @@ from resflow.runtime.skip import Faults, is_of_sample, make_sound, skipped
 from resflow.skip import Skip, Skipped
 from resflow.sources.base import NO_TARGET, Sample
 from resflow.sources.groups import IMAGE_EXTENSIONS
-from resflow.sources.items import as_image, split_item
+from resflow.sources.items import as_image, item_names, split_item
 
 _Row = tuple[Sample, int, int]  # a sample that waits, its height and width
 
@@ -315,7 +315,8 @@ class BucketedStream(torch.utils.data.IterableDataset[Tagged]):
             if isinstance(target, bytes | memoryview):  # the text of a class
                 spec = self.pipeline.targets
                 members, target = {spec if isinstance(spec, str) else "json": target}, NO_TARGET
-        return Sample(key, shard, image, {}, self._target(members, target, key, shard))
+        keys = () if isinstance(item, Sample) or members else item_names(item)
+        return Sample(key, shard, image, {}, self._target(members, target, key, shard), names=keys)
 
     def _name(self, item: Any, number: int) -> tuple[str, str]:
         """Key and shard of an item."""

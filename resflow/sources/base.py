@@ -43,6 +43,7 @@ class Sample:
         target: what the source gives as the target, NO_TARGET where it gives none.
         keypoint_pairs: which keypoints of a target swap places in a mirror, where the target itself does not say;
             None where it is not known.
+        names: where the item is a dict, the keys of its image and of all else in it, in order.
     """
 
     key: str
@@ -51,6 +52,7 @@ class Sample:
     members: Mapping[str, memoryview]
     target: object = NO_TARGET
     keypoint_pairs: KeypointPairs | None = None
+    names: tuple[str, ...] = ()
 
 
 @runtime_checkable

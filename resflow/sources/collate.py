@@ -12,6 +12,9 @@ from torch.utils.data import default_collate
 from resflow.errors import TargetError
 from resflow.sources.base import NO_TARGET, Sample
 
+_OBJECTS = frozenset({"boxes", "bbox", "bboxes", "masks", "keypoints", "objects", "annotation", "annotations"})
+"""Keys of targets whose values are as many as an image has objects."""
+
 
 def collate_targets(samples: Sequence[Sample], targets: Sequence[object] | None = None) -> Any:
     """Put the targets of a batch's samples together.
@@ -22,9 +25,10 @@ def collate_targets(samples: Sequence[Sample], targets: Sequence[object] | None 
 
     Returns:
         Numbers: a tensor [B], as PyTorch collates them (int: int64, float: float64). Arrays and tensors of one shape
-        and dtype: a tensor [B, ...]. Tuples of one length: a tuple of each place, collated so. All else (dicts,
-        lists, strings, shapes that differ, tensors of a class of their own such as boxes): a list of B targets as
-        they are. None where no sample has a target.
+        and dtype: a tensor [B, ...]. Tuples of one length: a tuple of each place, collated so. Dicts with the same
+        keys: a dict of each key, collated so; those with boxes, masks or keypoints, of which images have different
+        numbers, stay a list of dicts, as detectors take them. All else (lists, strings, shapes that differ, tensors
+        of a class of their own such as boxes): a list of B targets as they are. None where no sample has a target.
 
     Raises:
         TargetError: the targets are of different kinds; names the first sample that differs.
@@ -44,6 +48,8 @@ def emptied(targets: Any) -> Any:
     """
     if isinstance(targets, tuple):
         return tuple(map(emptied, targets))
+    if isinstance(targets, dict):
+        return {name: emptied(column) for name, column in targets.items()}
     return None if targets is None else targets[:0]
 
 
@@ -62,6 +68,9 @@ def _collate(values: list[Any], samples: Sequence[Sample], name: str) -> Any:
     if kind == "tuple" and len({len(value) for value in values}) == 1:
         places = enumerate(zip(*values, strict=True))
         return tuple(_collate(list(column), samples, f"{name}[{place}]") for place, column in places)
+    if kind == "dict" and _alike(values):
+        columns = {key: [value[key] for value in values] for key in values[0]}
+        return {key: _collate(column, samples, f"{name}[{key!r}]") for key, column in columns.items()}
     if kind in ("int", "float") and len({type(value) for value in values}) > 1:
         values = [value.item() if isinstance(value, np.generic) else value for value in values]
     if kind in ("bool", "int", "float") or (
@@ -69,6 +78,12 @@ def _collate(values: list[Any], samples: Sequence[Sample], name: str) -> Any:
     ):
         return default_collate(values)
     return values
+
+
+def _alike(values: list[dict[Any, Any]]) -> bool:
+    """Whether dicts make columns: with the same keys, none of them of objects."""
+    keys = values[0].keys()
+    return bool(keys) and not _OBJECTS & keys and all(value.keys() == keys for value in values)
 
 
 def _kind(value: object) -> str:

@@ -13,7 +13,7 @@ from torch.utils.data import ConcatDataset, IterableDataset, Subset
 from resflow.errors import ConfigError
 from resflow.plan.index import Index
 from resflow.sources.base import Sample
-from resflow.sources.items import as_image, image_size, split_item
+from resflow.sources.items import as_image, image_size, item_names, split_item
 from resflow.sources.sizes import Measure, Sizes, Skips, asked_sizes, find_sizes
 from resflow.sources.vision import dataset_pairs
 
@@ -87,7 +87,8 @@ class DatasetSource:
         for number, item in zip(numbers, self._items(numbers), strict=True):
             where = f"{self._name}[{number}]"
             image, target = split_item(item, where)
-            samples.append(Sample(str(number), self._name, as_image(image, where), {}, target, self._pairs))
+            found = as_image(image, where)
+            samples.append(Sample(str(number), self._name, found, {}, target, self._pairs, item_names(item)))
         return samples
 
     def read_ahead(self, sample_ids: npt.NDArray[np.int64]) -> None:

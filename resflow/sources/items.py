@@ -55,6 +55,13 @@ def split_item(item: object, where: str) -> tuple[Any, object]:
     return item[0], (targets[0] if len(targets) == 1 else targets or NO_TARGET)
 
 
+def item_names(item: object) -> tuple[str, ...]:
+    """Keys of an item that is a dict, that of its image first; () of any other."""
+    if not isinstance(item, Mapping) or _undecoded(item):
+        return ()
+    return tuple(sorted(map(str, item), key=lambda name: name not in IMAGE_KEYS))
+
+
 def as_image(image: Any, where: str) -> memoryview | Pixels:
     """Bring an image to one of the two forms that engines take: encoded bytes, or pixels.
 

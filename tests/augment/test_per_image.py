@@ -80,7 +80,7 @@ def one(transform: Any, image: torch.Tensor | None = None, seed: int = 3) -> tor
 def test_the_pixels_are_those_of_the_callables_run_by_hand(shards: str) -> None:
     plain, transformed = by_id(loader(shards)), loader(shards, *RECIPE)
     for batch in transformed:
-        assert batch.images.is_contiguous(memory_format=torch.channels_last)
+        assert batch.images.is_contiguous()
         assert batch.mixed  # RandAugment moves pixels as no matrix tells
         for number, image in zip(batch.sample_ids.tolist(), batch.images, strict=True):
             [seed] = sample_seeds(5, 0, np.array([number])).tolist()

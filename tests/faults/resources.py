@@ -23,6 +23,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import psutil
+import torch
 from torch.utils.data import Dataset
 
 import resflow as rf
@@ -131,7 +132,7 @@ def shared_memory(workers: int, batch_size: int) -> object:
         batch_size=batch_size,
         num_workers=workers,
         multiprocessing_context="fork",
-        pipeline=rf.Pipeline(resolution=224, buckets=1, stride=8),
+        pipeline=rf.Pipeline(resolution=224, buckets=1, stride=8, memory_format=torch.channels_last),
     )
     batches = list(loader)
     room = os.statvfs("/dev/shm")
@@ -161,7 +162,7 @@ def few_descriptors(folder: str, shards: int) -> object:
             shuffle=True,
             num_workers=workers,
             multiprocessing_context="fork" if workers else None,
-            pipeline=rf.Pipeline(resolution=128, buckets=2, stride=16),
+            pipeline=rf.Pipeline(resolution=128, buckets=2, stride=16, memory_format=torch.channels_last),
         )
         seen = []
         for batch in loader:
