@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test test-slow test-gpu fuzz lint docs bench bench-peers bench-gpu native setup clean
+.PHONY: demo test test-slow test-gpu fuzz sanitize lint docs bench bench-peers bench-gpu native setup clean
 
 demo: $(READY)  ## Draw a dataset, index, plan, train, evaluate; DATA=folder (PATTERN=regex) for your own images
 	$(BIN)/resflow demo $(if $(DATA),--data "$(DATA)") $(if $(PATTERN),--label-pattern '$(PATTERN)') $(DEMO_FLAGS)
@@ -23,6 +23,9 @@ fuzz: $(READY)  ## Fuzz what reads bytes of others; FUZZ_SECONDS=60 for each of 
 	@for name in $(or $(FUZZ_TARGETS),$$($(BIN)/python -m fuzz.run --list)); do \
 		$(BIN)/python -m fuzz.run $$name --seconds $(or $(FUZZ_SECONDS),60) || exit 1; done
 	@$(BIN)/python -m fuzz.run --report
+
+sanitize: $(READY)  ## The compiled decoder under sanitizers: 60,000 damaged files, and a fuzzer for a minute
+	$(BIN)/python -m fuzz.sanitize $(SANITIZE_FLAGS)
 
 lint: $(READY)  ## Formatting, style and types
 	$(BIN)/ruff format --check .

@@ -6,6 +6,7 @@ import io
 import os
 import struct
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,19 @@ import numpy.typing as npt
 from PIL import Image
 
 ROOT = Path(os.environ.get("RESFLOW_TEST_DATA", Path(__file__).parents[2] / ".." / "shared" / "data"))
+
+JPEG_KINDS: dict[str, dict[str, object]] = {
+    "4:4:4": {"subsampling": 0},
+    "4:2:2": {"subsampling": 1},
+    "4:2:0": {"subsampling": 2},
+    "own codes": {"optimize": True, "quality": 97},
+    "coarse": {"quality": 5},
+    "exact": {"quality": 100, "subsampling": 0},
+    "restarts by blocks": {"restart_marker_blocks": 1},
+    "restarts by rows": {"restart_marker_rows": 2, "subsampling": 2},
+    "comment and profile": {"comment": b"\xff\xd9 not the end", "icc_profile": b"\xff\xda" * 300},
+}
+"""Baseline JPEGs of every kind that the window decoder takes: options of Pillow's."""
 
 
 def picture(height: int, width: int, seed: int = 0) -> npt.NDArray[np.uint8]:
@@ -103,3 +117,21 @@ def formats(height: int = 48, width: int = 67) -> dict[str, bytes]:
         "webp animated": encode(frames[0], "WEBP", save_all=True, append_images=frames[1:]),
         "avif": encode(rgb, "AVIF"),
     }
+
+
+def damaged_jpegs(rounds: int, seed: int) -> Iterator[tuple[npt.NDArray[np.uint8], int]]:
+    """Files with some bytes changed, or cut short, and the number of each."""
+    rng = np.random.default_rng(seed)
+    files = [
+        encode(Image.fromarray(picture(40, 56, seed)), "JPEG", **options)
+        for seed, options in enumerate(JPEG_KINDS.values())
+    ]
+    for number in range(rounds):
+        data = np.frombuffer(files[number % len(files)], np.uint8).copy()
+        many = int(rng.integers(1, 9))
+        where = rng.integers(2, len(data) - 2, many) if number % 3 else rng.integers(2, 700, many) % len(data)
+        nasty = np.array([0, 0xFF, 0xD0, 0xC4, 0xDA, 1, 0x7F], np.uint8)
+        data[where] = rng.choice(nasty, many) if number % 2 else rng.integers(0, 256, many)
+        if number % 7 == 0:
+            data = np.concatenate([data[: int(rng.integers(4, len(data)))], np.array([0xFF, 0xD9], np.uint8)])
+        yield data, number

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -17,17 +15,7 @@ from tests.decode import samples
 Pixels = npt.NDArray[np.uint8]
 FULL = float("inf")
 SIDES = (6, 4, 3, 2, 1)  # pixels a side that a block may become instead of 8
-KINDS: dict[str, dict[str, object]] = {
-    "4:4:4": {"subsampling": 0},
-    "4:2:2": {"subsampling": 1},
-    "4:2:0": {"subsampling": 2},
-    "own codes": {"optimize": True, "quality": 97},
-    "coarse": {"quality": 5},
-    "exact": {"quality": 100, "subsampling": 0},
-    "restarts by blocks": {"restart_marker_blocks": 1},
-    "restarts by rows": {"restart_marker_rows": 2, "subsampling": 2},
-    "comment and profile": {"comment": b"\xff\xd9 not the end", "icc_profile": b"\xff\xda" * 300},
-}
+KINDS = samples.JPEG_KINDS
 
 
 def encode(pixels: Pixels, **options: object) -> bytes:
@@ -174,25 +162,10 @@ def test_what_is_not_taken(quality: int) -> None:
         assert taken == (name == "good"), name
 
 
-def damaged(rounds: int, seed: int) -> Iterator[tuple[Pixels, int]]:
-    """Files with some bytes changed, or cut short, and the number of each."""
-    rng = np.random.default_rng(seed)
-    files = [encode(samples.picture(40, 56, seed), **options) for seed, options in enumerate(KINDS.values())]
-    for number in range(rounds):
-        data = np.frombuffer(files[number % len(files)], np.uint8).copy()
-        many = int(rng.integers(1, 9))
-        where = rng.integers(2, len(data) - 2, many) if number % 3 else rng.integers(2, 700, many) % len(data)
-        nasty = np.array([0, 0xFF, 0xD0, 0xC4, 0xDA, 1, 0x7F], np.uint8)
-        data[where] = rng.choice(nasty, many) if number % 2 else rng.integers(0, 256, many)
-        if number % 7 == 0:
-            data = np.concatenate([data[: int(rng.integers(4, len(data)))], np.array([0xFF, 0xD9], np.uint8)])
-        yield data, number
-
-
 def test_damaged_files_do_no_damage() -> None:
     """The same files run under sanitizers: `make sanitize`."""
     rng, done = np.random.default_rng(7), [0, 0]
-    for data, number in damaged(6000, 0):
+    for data, number in samples.damaged_jpegs(6000, 0):
         out, box = np.full((30, 34, 3), 7, np.uint8), np.array([2, 3, 30, 27])
         left, top = rng.uniform(-3, 30, 2)
         step, orientation = rng.uniform(0.3, 9, 2), int(rng.integers(1, 5))

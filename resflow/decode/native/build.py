@@ -106,7 +106,7 @@ def build(folder: Path, target: str = "", extra: list[str] | None = None) -> Pat
             objects.append(str(made))
         library = Path(work, library_name(target))
         strip = [] if extra and "-g" in extra else ["-s"] if "macos" not in target and sys.platform != "darwin" else []
-        subprocess.run([*command, *(extra or []), *strip, "-shared", *objects, "-o", str(library)], check=True)
+        subprocess.run([*command, *(extra or []), *strip, "-shared", *objects, "-lm", "-o", str(library)], check=True)
         return library.replace(folder / library.name)  # at once: running processes keep the one they have
 
 
