@@ -18,7 +18,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from resflow.decode.native import decode_window
+from resflow.decode import native
+from resflow.decode.placement import INTERPOLATIONS
 
 Pixels: TypeAlias = npt.NDArray[np.uint8]
 
@@ -26,6 +27,7 @@ OVERSAMPLE = 1.5
 """Decoded pixels for a shown pixel, at least, on each axis; `math.inf` decodes at full size."""
 
 _WHOLE = 0.6  # share of an image that is shown at its own size, from which on Pillow decodes it, and exactly
+_FILTERS: dict[int, int] = {Image.Resampling[name.upper()]: code for code, name in enumerate(INTERPOLATIONS)}
 _FLIPS = {Image.Transpose.FLIP_LEFT_RIGHT: 0, Image.Transpose.FLIP_TOP_BOTTOM: 1}
 _JPEG = ("JPEG", "MPO")
 
@@ -46,7 +48,7 @@ class LazyImage(Image.Image):
         self.info, self.format = dict(file.info), file.format
         self._start, self._step = (0.0, 0.0), (1.0, 1.0)
         self._ops: tuple[tuple[str, tuple[Any, ...]], ...] = ()
-        self._resized = False
+        self._filter: int | None = None
 
     # What is noted.
 
@@ -83,15 +85,15 @@ class LazyImage(Image.Image):
     ) -> Image.Image:
         """See `PIL.Image.Image.resize`."""
         width, height = size
-        known = resample == Image.Resampling.BILINEAR and box is None and reducing_gap is None
-        if not self.waits or not known or self._resized or min(width, height) < 1:
+        known = box is None and reducing_gap is None and self._filter is None
+        if resample not in _FILTERS or not known or not self.waits or min(width, height) < 1:
             return super().resize(size, resample, box, reducing_gap)
         if (width, height) == self._size:
             return self._clone()
         clone = self._clone(("resize", ((width, height), resample)))
         clone._step = (self._step[0] * self._size[0] / width, self._step[1] * self._size[1] / height)
         clone._size = (width, height)
-        clone._resized = True
+        clone._filter = _FILTERS[resample]
         return clone
 
     def transpose(self, method: Image.Transpose) -> Image.Image:
@@ -156,15 +158,18 @@ class LazyImage(Image.Image):
     def _decoded(self, out: Pixels | None) -> Pixels | None:
         """The window as the engine decodes it; None where it does not take the file, or Pillow is as fast."""
         (width, height), (whole_width, whole_height) = self._size, self._file.size
-        if self._mode != "RGB" or not self._ops:
+        if self._mode != "RGB" or not self._ops or native.missing():
             return None
-        if not self._resized and width * height > _WHOLE * whole_width * whole_height:
+        if self._filter is None and width * height > _WHOLE * whole_width * whole_height:
             return None
         if out is None or out.shape != (height, width, 3):
             out = np.empty((height, width, 3), np.uint8)
         data, box = np.frombuffer(self._data, np.uint8), np.array([0, 0, width, height], np.int64)
         placed = (*self._start, *self._step, whole_width, whole_height)
-        return out if decode_window(data, out, box, *placed, 1, self._oversample) else None
+        chosen = self._filter or 0
+        # A pixel that is picked is no average of its neighbours.
+        oversample = math.inf if INTERPOLATIONS[chosen] == "nearest" else self._oversample
+        return out if native.decode_window(data, out, box, *placed, 1, oversample, chosen) else None
 
     def _replayed(self) -> Image.Image:
         """What was noted, done by Pillow."""

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from torchvision import tv_tensors
 
+from resflow.decode.planes import to_planes
 from resflow.fusion.lazy import Pixels
 from resflow.fusion.split import Step
 
@@ -28,7 +29,7 @@ class LevelTable:
     def __init__(self, values: torch.Tensor, is_image: bool) -> None:
         self.dtype, self.is_image = values.dtype, is_image
         self._values = np.ascontiguousarray(values.numpy())
-        self._plain = bool((self._values == _LEVELS).all())
+        self._plain = self.dtype == torch.uint8 and bool((self._values == _LEVELS).all())
 
     @property
     def channels(self) -> int:
@@ -43,12 +44,14 @@ class LevelTable:
             out: [C, H, W] of `dtype`, contiguous.
         """
         planes = out.numpy()
-        pixels = pixels if pixels.ndim == 3 else pixels[..., None]
-        for channel in range(self.channels):
-            if self._plain and self.dtype == torch.uint8:
-                planes[channel] = pixels[..., channel]
-            else:
-                np.take(self._values[channel], pixels[..., channel], out=planes[channel], mode="clip")
+        if self.channels == 3 and self.dtype == torch.float32:
+            to_planes(pixels, planes, self._values)
+        elif self.channels == 3 and self._plain:
+            to_planes(pixels, planes)
+        else:
+            pixels = pixels if pixels.ndim == 3 else pixels[..., None]
+            for channel, values in enumerate(self._values):
+                np.take(values, pixels[..., channel], out=planes[channel], mode="clip")
 
 
 def level_table(steps: Sequence[Step], mode: str) -> LevelTable | None:

@@ -43,6 +43,12 @@ class Preset:
 TRANSFORMS: dict[str, Callable[[], Any]] = {
     "train": lambda: v1.Compose([v1.RandomResizedCrop(64), v1.RandomHorizontalFlip(), *NUMBERS]),
     "evaluation": lambda: v1.Compose([v1.Resize(72), v1.CenterCrop(64), *NUMBERS]),
+    "evaluation nearest": lambda: v1.Compose(
+        [v1.RandomResizedCrop(64, interpolation=v1.InterpolationMode.NEAREST), v1.RandomHorizontalFlip(), *NUMBERS]
+    ),
+    "evaluation lanczos": lambda: v1.Compose(
+        [v1.Resize(72, v1.InterpolationMode.LANCZOS), v1.CenterCrop(64), *NUMBERS]
+    ),
     "evaluation bicubic": lambda: v1.Compose([v1.Resize(72, BICUBIC), v1.CenterCrop(64), *NUMBERS]),
     "pair": lambda: v1.Compose([v1.Resize((50, 70)), v1.RandomVerticalFlip(), *NUMBERS]),
     "longest": lambda: v1.Compose([v1.Resize(60, max_size=80), v1.CenterCrop(90), *NUMBERS]),
