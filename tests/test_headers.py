@@ -8,6 +8,7 @@ import pickle
 import struct
 import tarfile
 import zlib
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -311,3 +312,33 @@ def test_real_images_agree_with_pillow() -> None:
         if (header.height, header.width) != expected or header.orientation != (orientation or 1):
             wrong.append((name, header, expected, orientation))
     assert wrong == []
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"P6\n4 3\n255\n",
+        b"P6 4 3 255 ",
+        b"P5\t4\r\n3\r\n65535\n",
+        b"P1\n# made by hand\n4 # wide\n3\n",
+        b"P4\n#\n#\n\n4\n#x\n3\n",
+        b"P2\n0004 03\n7\n",
+        b"P3\n" + b"# long\n" * 300 + b"4 3\n255\n",
+    ],
+)
+def test_netpbm(head: bytes) -> None:
+    body = b"1 " * 36 if head[:2] in (b"P1", b"P2", b"P3") else bytes(72)
+    header = read_header(head + body)
+    with Image.open(io.BytesIO(head + body)) as image:
+        assert (header.format, header.width, header.height, header.orientation) == ("ppm", *image.size, 1)
+    for end in range(len(head)):
+        with suppress(HeaderTruncatedError):
+            assert read_header(head[:end]) == header
+
+
+@pytest.mark.parametrize(
+    "data", [b"P6\n", b"P6\n-4 3\n", b"P6\n0 3\n255\n", b"P6\n4 x\n", b"P7\nWIDTH 4\n", b"P6 " + b"#" * 9000]
+)
+def test_wrong_netpbm(data: bytes) -> None:
+    with pytest.raises(HeaderError):
+        read_header(data)

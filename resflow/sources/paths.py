@@ -6,6 +6,7 @@ import glob
 import os
 import re
 import shlex
+import stat
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TypeAlias
@@ -61,11 +62,15 @@ def shard_sizes(paths: Sequence[Path]) -> list[int]:
     sizes, missing = list[int](), list[Path]()
     for path in paths:
         try:
-            sizes.append(path.stat().st_size)
+            found = path.stat()
         except (FileNotFoundError, NotADirectoryError):
             missing.append(path)
         except OSError as error:
             raise ShardError(f"the shard cannot be read: {error.strerror}. Check the path.", shard=str(path)) from error
+        else:
+            if not stat.S_ISREG(found.st_mode):  # a pipe would wait for a writer
+                raise ShardError("this is no regular file. Name a tar, or read it with ShardStream.", shard=str(path))
+            sizes.append(found.st_size)
     if missing:
         others = "" if len(missing) == 1 else f", and {len(missing) - 1:,} more"
         raise ShardError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -101,3 +102,9 @@ def test_tar_of_the_current_folder(tmp_path: Path) -> None:
         map(str, range(12))
     )
     assert len(list(ShardStream(str(path)))) == 12
+
+
+def test_a_pipe_named_as_a_shard_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.tar")
+    with pytest.raises(ShardError, match=r"pipe.tar: this is no regular file"):
+        build_index(str(tmp_path / "*.tar"), workers=1)
