@@ -42,7 +42,7 @@ def doctor(
     """Tell versions, devices, engines and image formats, what will be used and why, and the best number of workers."""
     told: dict[str, Any] = {"versions": _versions(), "machine": _machine(), "engines": _engines()}
     told["auto"] = _auto(told["engines"], told["machine"])
-    told["formats"] = _formats()
+    told["formats"] = _formats({name for name, one in told["engines"].items() if one["there"]})
     told["calibration"] = _calibrated(told["engines"], seconds) if calibrate else None
     print(json.dumps(told) if as_json else _as_text(told))
 
@@ -114,8 +114,8 @@ def _auto(engines: Mapping[str, Any], machine: Mapping[str, Any]) -> dict[str, s
     return told
 
 
-def _formats() -> list[dict[str, Any]]:
-    """Which code decodes each kind of image, tried on a small one."""
+def _formats(engines: set[str]) -> list[dict[str, Any]]:
+    """Which code decodes each kind of image, tried on a small one; None under an engine that is not there."""
     from resflow.decode.routes import is_native
     from resflow.headers import read_header
 
@@ -125,11 +125,11 @@ def _formats() -> list[dict[str, Any]]:
             told.append({"format": kind, "turbo": None, "window": False, "dali": None, "right": None})
             continue
         header = read_header(data)
-        window = header.format == "jpeg" and takes_window(data)
-        turbo = "window" if window else "libjpeg-turbo" if header.format == "jpeg" else "pillow"
-        if kind == "jpeg, CMYK":
-            turbo = "pillow"
-        dali = "dali" if is_native(header, data, "cpu") else "pillow"
+        window = "turbo" in engines and header.format == "jpeg" and takes_window(data)
+        plain = header.format == "jpeg" and kind != "jpeg, CMYK"
+        by_turbo = "window" if window else "libjpeg-turbo" if plain else "pillow"
+        turbo = by_turbo if "turbo" in engines else None
+        dali = None if "dali" not in engines else "dali" if is_native(header, data, "cpu") else "pillow"
         told.append({"format": kind, "turbo": turbo, "window": window, "dali": dali, "right": _right(data)})
     return told
 
@@ -271,7 +271,7 @@ def settings(cpus: int, engines: Mapping[str, Any]) -> list[tuple[str, int]]:
         cpus: that may be used.
         engines: as `doctor` tells them.
     """
-    counts = sorted({0, 1, 2, max(1, cpus // 2), cpus})
+    counts = sorted({0, 1, 2, max(1, cpus // 2), cpus}) if engines["turbo"]["there"] else ()
     found = [("turbo", count) for count in counts if count <= cpus]
     found += [("dali", 0)] if engines["dali"]["there"] else []
     return [*found, ("pillow", cpus)]
@@ -327,13 +327,16 @@ def _as_text(told: Mapping[str, Any]) -> str:
     ]
     lines += [f"  {name:<8}{'yes' if one['there'] else 'no: ' + one['why']}" for name, one in told["engines"].items()]
     lines += ['what engine="auto" takes', *(f"  {device:<6}{why}" for device, why in told["auto"].items())]
-    lines += ["formats" + f"{'turbo decodes with':>38}{'dali':>10}"]
+    there = [name for name in ("turbo", "dali") if told["engines"][name]["there"]]
+    heads = {"turbo": "turbo decodes with", "dali": "dali decodes with"}
+    lines += ["formats" + " " * 20 + "".join(f"{heads[name]:<22}" for name in there).rstrip()]
     for one in told["formats"]:
-        if one["turbo"] is None:
+        if one["right"] is None:
             lines.append(f"  {one['format']:<25}not in this build of Pillow")
         else:
-            wrong = "" if one["right"] else "   WRONG: differs from Pillow"
-            lines.append(f"  {one['format']:<25}{one['turbo']:<22}{one['dali']}{wrong}")
+            wrong = "" if one["right"] else "WRONG: differs from Pillow"
+            columns = "".join(f"{one[name]:<22}" for name in there) or f"{'pillow':<22}"
+            lines.append(f"  {one['format']:<25}{columns}{wrong}".rstrip())
     found = told["calibration"]
     if found is not None:
         lines.append(f"images/s at {found['resolution']} pixels, drawn JPEGs of about 500 x 375")

@@ -48,13 +48,14 @@ def planned_tiers(
 
     from resflow.plan.propose import predict_tiers, propose_tiers
     from resflow.runtime.draws import draw_windows
+    from resflow.sources.paths import shell_words
     from resflow.sources.tiers import check_sides
 
     shards = getattr(source, "shard_index", None)
     if shards is None:
         raise ConfigError(
-            f"--tiers is for shards, beside which tiers lie; got a {type(source).__name__}. Write shards first: "
-            "resflow shard"
+            f"--tiers is for shards, beside which tiers lie; got a {type(source).__name__}. Write it into shards first "
+            "(`resflow shard`)."
         )
     quality = pipeline.tier_quality
     if quality is None:
@@ -73,6 +74,7 @@ def planned_tiers(
     else:
         found = predict_tiers(size, lengths, draws, check_sides(parsed(asked)), quality=quality)
     return {
+        "shards": shell_words(shards.shards),
         "sides": list(found.sides),
         "budget": budget if asked == AUTO else None,
         "epochs": epochs,
@@ -97,5 +99,5 @@ def as_text(told: dict[str, Any]) -> str:
         f"{told['epochs']} epoch{'s' * (told['epochs'] != 1)} read {used}\n"
         f"predicted: {told['read_share']:.0%} of the bytes read, {told['milliseconds']:.2f} ms of processor time an "
         f"image instead of {told['milliseconds_without']:.2f}: {told['speedup']:.1f} times as fast\n"
-        f'make them: resflow tiers "SHARDS" --tiers {sides}'
+        f"make them: resflow tiers {told['shards']} --tiers {sides}"
     )

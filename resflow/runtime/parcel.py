@@ -45,13 +45,17 @@ def _packed(content: Any) -> bytes:
     try:
         return _pickled(content)
     except Exception as error:  # noqa: BLE001 - sent to the loop, which raises it
-        failure = Failure(
-            ConfigError(
-                f"a batch cannot be sent from its worker process: {error}. Have the dataset give targets that can be "
-                "pickled, or pass num_workers=0."
-            )
-        )
+        failure = Failure(ConfigError(f"a batch cannot be sent from its worker process: {error}. {_way_out(error)}"))
         return _pickled(dataclasses.replace(content, payload=failure) if isinstance(content, Tagged) else failure)
+
+
+def _way_out(error: Exception) -> str:
+    if isinstance(error, OSError) or "shared memory" in str(error) or "file descriptor" in str(error):
+        return (
+            "Give /dev/shm more room (docker run --shm-size=2g), let a process open more files (ulimit -n), or lower "
+            "num_workers or prefetch_factor."
+        )
+    return "Have the dataset give targets that can be pickled, or pass num_workers=0."
 
 
 def _pickled(content: Any) -> bytes:

@@ -85,10 +85,10 @@ def shell_words(shards: Shards) -> str:
     """The shards as a command line takes them: what a message proposes with it runs as printed.
 
     Args:
-        shards: as they were named; more than three names are drawn together to a folder or to braces.
+        shards: as they were named; several names are drawn together to a folder or to braces.
     """
     names = [str(part) for part in _parts(shards)]
-    if len(names) > 3:
+    if len(names) > 1:
         names = _together(names)
     return " ".join(quoted(f"./{name}" if name.startswith("-") else name) for name in names)
 

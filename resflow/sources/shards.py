@@ -267,7 +267,7 @@ class ShardSource:
             if parts[0] != key:
                 raise ShardError(
                     f"member {member.name!r} found where the index has sample {key!r}: the shard changed after it "
-                    "was indexed. Index it again (resflow index).",
+                    f"was indexed. Run: {self._reindex}",
                     shard=shard,
                     offset=member.header,
                 )
@@ -276,7 +276,7 @@ class ShardSource:
         if image is None or members[image].size != int(index.image_length[sample_id]):
             raise ShardError(
                 f"sample {key!r} has another image than the index says: the shard changed after it was indexed. "
-                "Index it again (resflow index).",
+                f"Run: {self._reindex}",
                 shard=shard,
                 offset=start,
             )
@@ -362,13 +362,21 @@ class ShardSource:
             self._shards.move_to_end(number)
             return shard
 
+    @property
+    def _reindex(self) -> str:
+        return f"resflow index {shell_words(self.shard_index.shards)}"
+
     def _place(self, number: int) -> tuple[Path, int, str]:
         """Path and bytes of a shard, and how to make its index again."""
         index, tiers = self.shard_index, self._tiers
         tier, shard = number // len(index.shards) - 1, number % len(index.shards)
         if tier < 0 or tiers is None:
-            return index.shards[shard], index.shard_sizes[shard], "resflow index"
-        return tiers.shards[tier][shard], tiers.shard_sizes[tier][shard], "resflow tiers"
+            return index.shards[shard], index.shard_sizes[shard], self._reindex
+        return (
+            tiers.shards[tier][shard],
+            tiers.shard_sizes[tier][shard],
+            f"{self._command} --tiers {','.join(map(str, tiers.sides))}",
+        )
 
 
 class _OpenShard:
@@ -385,7 +393,7 @@ class _OpenShard:
         found = os.fstat(self.descriptor).st_size
         if found != size:
             raise ShardError(
-                f"has {found} bytes, {size} when it was indexed: the shard changed. Index it again ({command}).",
+                f"has {found} bytes, {size} when it was indexed: the shard changed. Run: {command}",
                 shard=str(path),
                 offset=min(found, size),
             )

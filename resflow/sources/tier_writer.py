@@ -27,7 +27,7 @@ from resflow.errors import ConfigError, SampleError, ShardError, WorkerError
 from resflow.sources.groups import split_name
 from resflow.sources.index_file import ShardIndex, write_index
 from resflow.sources.index_lookup import index_path, open_index
-from resflow.sources.paths import Shards
+from resflow.sources.paths import Shards, shell_words
 from resflow.sources.tar import BLOCK, read_members
 from resflow.sources.tier_images import QUALITY, shrink
 from resflow.sources.tiers import ABSENT, Tiers, check_sides, tier_shard, tiers_path, write_tiers
@@ -363,7 +363,7 @@ def _index_tiers(index: ShardIndex, parts: Sequence[_Part], sides: tuple[int, ..
             if rows.dtype.kind == "f" or (np.diff(rows) <= 0).any():
                 raise ShardError(
                     f"the keys of tier {side} are not those of {part.path}, in its order. Make it again: "
-                    "resflow tiers --overwrite",
+                    f"resflow tiers {shell_words(index.shards)} --tiers {','.join(map(str, sides))} --overwrite",
                     shard=str(tier_shard(part.path, side)),
                 )
             offset[part.first + rows] = found.offset

@@ -183,7 +183,9 @@ def _reopen(path: Path, fingerprint: str) -> Tiers:
 
 
 def _open(path: Path, index: ShardIndex | None, command: str, *, check: bool) -> Tiers:
-    where, way_out = str(path), f"Run: {command} --tiers ...; or delete this file to do without tiers"
+    beside = sorted(int(folder.name[5:]) for folder in path.parent.glob("tier-*") if folder.name[5:].isdecimal())
+    where, way_out = str(path), f"Run: {command} --tiers {','.join(map(str, beside)) or '96,160,256'}"
+    way_out += "; or delete this file to do without tiers"
     try:
         reader = pa.ipc.open_file(pa.memory_map(where))
         meta = json.loads((reader.schema.metadata or {})[_META])

@@ -260,10 +260,24 @@ def test_calibration_names_the_fastest(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "_rate", lambda source, engine, workers, seconds: rates[engine, workers])
     result = run("doctor").stdout
     assert 'Best here: num_workers=2, Pipeline(engine="turbo").' in result
-    assert settings(4, {"dali": {"there": True}}) == [
+    assert settings(4, {"turbo": {"there": True}, "dali": {"there": True}}) == [
         ("turbo", 0), ("turbo", 1), ("turbo", 2), ("turbo", 4), ("dali", 0), ("pillow", 4),
     ]  # fmt: skip
-    assert ("dali", 0) not in settings(4, {"dali": {"there": False}})
+    assert ("dali", 0) not in settings(4, {"turbo": {"there": True}, "dali": {"there": False}})
+    assert settings(4, {"turbo": {"there": False}, "dali": {"there": False}}) == [("pillow", 4)]
+
+
+def test_doctor_lists_formats_of_engines_that_are_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    from resflow.cli import doctor
+
+    for missing in ({"dali"}, {"dali", "turbo"}):
+        found = {name: {"there": name not in missing, "why": "none"} for name in ("turbo", "dali", "pillow")}
+        monkeypatch.setattr(doctor, "_engines", lambda found=found: found)
+        text = run("doctor", "--no-calibrate").stdout
+        formats = text.partition("\nformats")[2]
+        assert "dali" not in formats
+        assert ("window" in formats) is ("turbo" not in missing)
+        assert "pillow" in formats
 
 
 def test_a_setting_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 import resflow as rf
-from resflow.cli.main import main
+from resflow.cli.main import app, main
 from resflow.cli.tier_plan import planned_tiers, schedule_epochs
 from resflow.errors import ConfigError
 from resflow.plan import learn_buckets
@@ -64,7 +66,9 @@ def test_tiers_are_proposed_within_the_budget(
     sides = ",".join(map(str, told["sides"]))
     assert f"tiers {sides}: " in out
     assert f"{told['speedup']:.1f} times as fast" in out
-    assert out.rstrip().endswith(f'resflow tiers "SHARDS" --tiers {sides}')
+    command = out.rstrip().rpartition("make them: resflow ")[2]
+    assert command.endswith(f" --tiers {sides}")
+    assert CliRunner().invoke(app, shlex.split(command)).exit_code == 0  # it runs as printed
 
     assert run(monkeypatch, *asked, "--budget", 0.0001) == 0
     assert "tiers: none pays within" in capsys.readouterr().out

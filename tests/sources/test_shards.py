@@ -18,6 +18,7 @@ import webdataset
 
 from resflow.errors import ConfigError, IndexFileError, ShardError
 from resflow.sources import Sample, ShardSource, Source, build_index, index_path, shards, write_index
+from resflow.sources.paths import shell_words
 
 MakeShards = Callable[..., list[Path]]
 
@@ -169,7 +170,7 @@ def test_shard_that_changed_after_it_was_indexed(source: ShardSource) -> None:
 
     assert message(data[:-512]) == (
         f"{path} at byte {len(data) - 512}: has {len(data) - 512} bytes, {len(data)} when it was indexed: "
-        "the shard changed. Index it again (resflow index)."
+        f"the shard changed. Run: resflow index {shell_words(source.shard_index.shards)}"
     )
     assert (
         message(None) == f"{path}: cannot be opened: No such file or directory. Put the shard back, or index the rest."
