@@ -61,7 +61,7 @@ static inline half muladd2(half a, half b, half c) {
     return __builtin_convertvector((pair)bits, half);
 }
 
-static inline vec4 muladd4(vec4 a, vec4 b, vec4 c) {
+static inline vec4 muladd4_exactly(vec4 a, vec4 b, vec4 c) {
     half parts[3][2], made[2];
     vec4 all;
     memcpy(parts[0], &a, sizeof a);
@@ -72,6 +72,22 @@ static inline vec4 muladd4(vec4 a, vec4 b, vec4 c) {
     memcpy(&all, made, sizeof all);
     return all;
 }
+
+#if defined(__SSE2__)
+/* Rounding twice differs from rounding once only where the sum, as a double, lies half-way between two floats: hardly
+ * ever. */
+static inline vec4 muladd4(vec4 a, vec4 b, vec4 c) {
+    const __m128d low = _mm_add_pd(_mm_mul_pd(_mm_cvtps_pd(a), _mm_cvtps_pd(b)), _mm_cvtps_pd(c));
+    const __m128d high = _mm_add_pd(_mm_mul_pd(_mm_cvtps_pd(_mm_movehl_ps(a, a)), _mm_cvtps_pd(_mm_movehl_ps(b, b))),
+                                    _mm_cvtps_pd(_mm_movehl_ps(c, c)));
+    const __m128i last = _mm_castps_si128(_mm_shuffle_ps(_mm_castpd_ps(low), _mm_castpd_ps(high), 0x88));
+    const __m128i rest = _mm_and_si128(last, _mm_set1_epi32(0x1FFFFFFF));
+    if (_mm_movemask_epi8(_mm_cmpeq_epi32(rest, _mm_set1_epi32(0x10000000)))) return muladd4_exactly(a, b, c);
+    return _mm_movelh_ps(_mm_cvtpd_ps(low), _mm_cvtpd_ps(high));
+}
+#else
+static inline vec4 muladd4(vec4 a, vec4 b, vec4 c) { return muladd4_exactly(a, b, c); }
+#endif
 #endif
 
 /* muladd: a * b + c, rounded once. widen, widen_short: LANES bytes or int16 as float32. bounded: kept within 0 and 255. */
@@ -95,6 +111,25 @@ static inline vec widen_short(const int16_t *from) {
 static inline vec bounded(vec x) { return _mm256_min_ps(_mm256_max_ps(x, splat(0)), splat(255)); }
 #else
 static inline vec muladd(vec a, vec b, vec c) { return muladd4(a, b, c); }
+#if defined(__SSE2__)
+static inline vec widen(const uint8_t *from) {
+    int32_t four;
+    memcpy(&four, from, sizeof four);
+    const __m128i zero = _mm_setzero_si128(), bytes = _mm_unpacklo_epi8(_mm_cvtsi32_si128(four), zero);
+    return _mm_cvtepi32_ps(_mm_unpacklo_epi16(bytes, zero));
+}
+static inline vec widen_short(const int16_t *from) {
+    const __m128i four = _mm_loadl_epi64((const __m128i_u *)from);
+    return _mm_cvtepi32_ps(_mm_srai_epi32(_mm_unpacklo_epi16(four, four), 16));
+}
+#elif defined(__aarch64__)
+static inline vec widen(const uint8_t *from) {
+    uint32_t four;
+    memcpy(&four, from, sizeof four);
+    return (vec)vcvtq_f32_u32(vmovl_u16(vget_low_u16(vmovl_u8(vreinterpret_u8_u32(vdup_n_u32(four))))));
+}
+static inline vec widen_short(const int16_t *from) { return (vec)vcvtq_f32_s32(vmovl_s16(vld1_s16(from))); }
+#else
 static inline vec widen(const uint8_t *from) {
     const ivec wide = {from[0], from[1], from[2], from[3]};
     return __builtin_convertvector(wide, vec);
@@ -103,6 +138,7 @@ static inline vec widen_short(const int16_t *from) {
     const ivec wide = {from[0], from[1], from[2], from[3]};
     return __builtin_convertvector(wide, vec);
 }
+#endif
 #if defined(__SSE2__)
 static inline vec bounded(vec x) { return _mm_min_ps(_mm_max_ps(x, splat(0)), splat(255)); }
 #else

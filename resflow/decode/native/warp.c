@@ -19,9 +19,10 @@ static void sample_nearest(struct sheet sheet, double x, double y, uint8_t *out)
 
 static void sample_bilinear(struct sheet sheet, double x, double y, uint8_t *out) {
     const double u = limited(x - 0.5, 0, (double)sheet.columns - 1), v = limited(y - 0.5, 0, (double)sheet.rows - 1);
-    const double left = floor(u), top = floor(v), part_x = u - left, part_y = v - top;
-    const uint8_t *a = pixel(sheet, top, left), *b = pixel(sheet, top, left + 1);
-    const uint8_t *c = pixel(sheet, top + 1, left), *d = pixel(sheet, top + 1, left + 1);
+    const size_t left = (size_t)u, top = (size_t)v, right = left + 1 < sheet.columns ? 3 : 0;
+    const size_t below = top + 1 < sheet.rows ? 3 * sheet.columns : 0;
+    const double part_x = u - (double)left, part_y = v - (double)top;
+    const uint8_t *a = sheet.pixels + (top * sheet.columns + left) * 3, *b = a + right, *c = a + below, *d = c + right;
     for (size_t k = 0; k < 3; k++) {
         const double upper = a[k] * (1 - part_x) + b[k] * part_x, lower = c[k] * (1 - part_x) + d[k] * part_x;
         out[k] = (uint8_t)(upper * (1 - part_y) + lower * part_y + 0.5);
