@@ -47,7 +47,10 @@ class Normalize:
             `dtype` [B, 3, H, W], same memory format and device: (images - mean) / std, where uint8's 255 counts as 1.
         """
         offset, factor = _constants(self.mean, self.std, 1 if images.is_floating_point() else 255, images.device)
-        return torch.addcmul(offset, images.float(), factor).to(dtype)
+        floating = images.float()
+        # In place where that is a copy anyway: memory that is touched for the first time costs as much as the sums.
+        out = None if floating is images else floating
+        return torch.addcmul(offset, floating, factor, out=out).to(dtype)
 
 
 @functools.lru_cache(64)

@@ -132,7 +132,9 @@ def _transformed(steps: Sequence[_Step], frame: Frame, seed: int) -> Frame:
     image: Any = frame
     converted = False
     for step in steps:
-        if step.form == "array" or not converted or (step.own and not isinstance(image, torch.Tensor)):
+        if step.own and not isinstance(image, torch.Tensor):
+            image = torch.from_numpy(np.require(_pixels(image, step.name, frame), requirements="W")).permute(2, 0, 1)
+        elif not step.own and (step.form == "array" or not converted):
             image = _handed(image, step.form, step.name, frame)
         before = _pixels(image, step.name, frame) if step.unknown else frame
         image = step(image, seed)

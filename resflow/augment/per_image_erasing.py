@@ -18,6 +18,7 @@ class ErasingOfBytes:
 
     def __init__(self, erasing: Any, mean: tuple[float, float, float], std: tuple[float, float, float]) -> None:
         self.erasing, self.mean, self.std = erasing, mean, std
+        self._in_place = bool(getattr(erasing, "inplace", True))
 
     def __call__(self, image: torch.Tensor) -> torch.Tensor:
         """The image with what was erased.
@@ -25,11 +26,13 @@ class ErasingOfBytes:
         Args:
             image: [3, H, W], uint8 or floating in [0, 1].
         """
-        blank = torch.full(image.shape, torch.nan)
+        blank = torch.full((1, 1, 1), torch.nan).expand(image.shape)
+        if self._in_place:
+            blank = blank.clone()
         erased = self.erasing(blank)
-        kept = erased.isnan()
-        if bool(kept.all()):
+        if erased is blank and not self._in_place:
             return image
+        kept = erased.isnan()
         mean, std = (torch.tensor(values)[:, None, None] for values in (self.mean, self.std))
         shares = (erased * std + mean).nan_to_num(0).clamp(0, 1)
         levels = shares.to(image.dtype) if image.is_floating_point() else (shares * 255).round().to(torch.uint8)
