@@ -193,7 +193,7 @@ class DataLoader(torch.utils.data.DataLoader[T_co], Generic[T_co]):
         # PyTorch forgets these beside a batch sampler, and trainers ask for them.
         size = run.batch_size
         known: dict[str, Any] = {"batch_size": size if isinstance(size, int) else None, "drop_last": run.drop_last}
-        known |= {} if walker is None else {"sampler": walker}
+        known |= {} if walker is None else {"sampler": walker.sampler}
         for name, value in known.items():
             object.__setattr__(self, name, value)
         self._resflow_run = run

@@ -6,6 +6,7 @@ shape travels with the request, and workers need to know neither the epoch nor t
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -30,6 +31,7 @@ from resflow.runtime.skip import Faults, is_of_sample, make_sound
 from resflow.skip import Skip
 from resflow.sources import Sample, Source
 from resflow.sources.base import NO_TARGET, TieredSource
+from resflow.sources.items import pil_image
 
 if TYPE_CHECKING:
     from resflow.runtime.run import PlannedRun
@@ -39,11 +41,54 @@ _Step = TypeVar("_Step")
 _TRIED = 1000  # samples, until one is sound, when a batch without any must have targets of the others' kind
 
 
-class PlanSampler(DistributedSampler[Any]):
-    """Walks one rank's part of the plan, an epoch a pass.
+class SampleOrder(DistributedSampler[Any]):
+    """One rank's samples of an epoch in the order of the plan: what scripts know as a loader's `sampler`.
 
-    A DistributedSampler, so that trainers neither shard it again nor forget to tell it the epoch; it is both the
-    loader's `sampler` and its `batch_sampler`.
+    A DistributedSampler, so that trainers neither shard it again nor forget to tell it the epoch. Its length is that of
+    PyTorch's: all samples, divided by the ranks and rounded up.
+
+    Args:
+        batches: the plan by the batch.
+    """
+
+    def __init__(self, batches: PlanSampler) -> None:
+        self._batches = batches
+
+    @property
+    def num_replicas(self) -> int:  # type: ignore[override]
+        """The number of ranks."""
+        return self._batches.num_replicas
+
+    @property
+    def rank(self) -> int:  # type: ignore[override]
+        """This process's rank."""
+        return self._batches.rank
+
+    @property
+    def num_samples(self) -> int:  # type: ignore[override]
+        """The length."""
+        return len(self)
+
+    @property
+    def total_size(self) -> int:  # type: ignore[override]
+        """Lengths of all ranks together."""
+        return len(self) * self.num_replicas
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch of the next pass, as trainers count."""
+        self._batches.set_epoch(epoch)
+
+    def __len__(self) -> int:
+        return math.ceil(self._batches.run.samples / self.num_replicas)
+
+    def __iter__(self) -> Iterator[int]:
+        return (number for batch in self._batches for number in batch.sample_ids.tolist())
+
+
+class PlanSampler(DistributedSampler[Any]):
+    """Walks one rank's part of the plan by the batch, an epoch a pass: the loader's `batch_sampler`.
+
+    A DistributedSampler, as its `sampler` is, for trainers that look at either.
 
     Args:
         run: the plan and the place in it.
@@ -54,11 +99,13 @@ class PlanSampler(DistributedSampler[Any]):
         self.restored: tuple[int, bool] | None = None
         """The epoch of a place that was restored, and whether that epoch was complete."""
         self._shift = 0
+        self.sampler = SampleOrder(self)
+        """The same by the sample."""
 
     @property
-    def sampler(self) -> PlanSampler:
-        """Itself, for trainers that look for a batch sampler's sampler."""
-        return self
+    def batch_size(self) -> Any:
+        """Samples of a rank's batch, or a `PixelBudget`."""
+        return self.run.batch_size
 
     @property
     def even_batches(self) -> bool:
@@ -154,6 +201,25 @@ class PlannedDataset(Dataset[Batch]):
 
     def __len__(self) -> int:
         return len(self.source.index)
+
+    def __getattr__(self, name: str) -> Any:
+        # what scripts ask of a loader's dataset: classes, class_to_idx, targets, transform, ...
+        source = self.__dict__.get("source")
+        if source is None or name.startswith("_"):
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        return getattr(getattr(source, "dataset", source), name)
+
+    def __getitem__(self, number: int) -> Any:
+        """An item as the loader's dataset gives it; of shards and other sources, (PIL image, target)."""
+        own = getattr(self.source, "dataset", self.source)
+        if hasattr(own, "__getitem__"):
+            return own[number]
+        count = len(self)
+        if not -count <= number < count:
+            raise IndexError(f"samples are numbered from 0 to {count - 1}; got {number}")
+        (sample,) = self.source.read(np.array([number % count], dtype=np.int64))
+        target = sample_target(sample.members, sample.target, self.pipeline.targets)
+        return pil_image(sample.image), None if target is NO_TARGET else target
 
     def __getitems__(self, planned: PlannedBatch) -> Batch | Failure:
         """The batch, or what went wrong."""

@@ -128,7 +128,7 @@ class PlannedRun:
 
     def _batches_alone(self) -> int:
         """Batches of the epoch if one process went through all of it, as PyTorch's loader tells before `prepare`."""
-        size, samples = self.batch_size, self._samples
+        size, samples = self.batch_size, self.samples
         if isinstance(size, PixelBudget) or (self._given is not None and self._given.batches):
             return self.length(self.epoch)
         return samples // size if self.drop_last else -(-samples // size)
@@ -195,7 +195,7 @@ class PlannedRun:
         Raises:
             SkipBudgetError: more was skipped than may be.
         """
-        self._report.take(skipped, samples=self._samples // self.world.size)
+        self._report.take(skipped, samples=self.samples // self.world.size)
         self.epoch, self.step = epoch, step
 
     def set_epoch(self, epoch: int) -> None:
@@ -267,7 +267,7 @@ class PlannedRun:
     def remainder(self) -> int:
         """Samples of the epoch's last global batch where it was filled up; 0 where nothing is repeated."""
         whole = self.global_batch_size
-        return self._samples % whole if whole and self.even and not self.drop_last else 0
+        return self.samples % whole if whole and self.even and not self.drop_last else 0
 
     def steps_left(self) -> int | None:
         """Batches from the run's place to the end of its epoch; None: a sampler does not tell."""
@@ -297,7 +297,7 @@ class PlannedRun:
         return lambda one: one.epoch == self.epoch and one.step < self.step and one.sample_id in ids(one.step)
 
     @property
-    def _samples(self) -> int:
+    def samples(self) -> int:
         """Samples of an epoch over all ranks."""
         return len(self._layout) if self._given is None else self._given.samples()
 

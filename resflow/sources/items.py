@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -134,6 +135,18 @@ def image_size(image: Any, where: str) -> tuple[int, int]:
     except HeaderError as error:
         raise error.located(key=where, shard="") from error
     return header.height, header.width
+
+
+def pil_image(image: memoryview | Pixels) -> Image.Image:
+    """A sample's image as PIL opens it, RGB.
+
+    Args:
+        image: encoded bytes, or pixels uint8 [H, W, 3].
+    """
+    if isinstance(image, np.ndarray):
+        return Image.fromarray(image)
+    with Image.open(io.BytesIO(image)) as opened:
+        return opened.convert("RGB")
 
 
 def pil_pixels(image: Image.Image, where: str) -> Pixels:

@@ -9,12 +9,13 @@ import numpy as np
 import numpy.typing as npt
 from torch.utils.data import ConcatDataset, Subset
 
-from resflow.errors import SampleError
+from resflow.errors import ConfigError, SampleError
 from resflow.plan.index import Index
 from resflow.sources.base import Pixels, Sample, Source
 from resflow.sources.dataset import DatasetSource, dataset_length, described, hash_of, placeless_index
 from resflow.sources.files import common_folder, read_files_ahead
 from resflow.sources.items import as_image
+from resflow.sources.selected import check_subsets, joined_sources
 from resflow.sources.sizes import Measure, Sizes, Skips, asked_sizes, find_sizes
 from resflow.sources.stored import stored_image, stored_size
 from resflow.sources.vision import KINDS, Kind, dataset_pairs
@@ -40,19 +41,25 @@ def dataset_source(dataset: Any, *, sizes: Sizes | None = None, skips: Skips | N
     """A map-style dataset as a source, by the fast path where it is recognised.
 
     Args:
-        dataset: any map-style dataset.
+        dataset: any map-style dataset; Subset and ConcatDataset may hold sources, too.
         sizes: integers [N, 2], height and width of each image; or the path of a file of them, written if missing.
         skips: see `find_sizes`.
 
     Returns:
-        `RecognisedSource`, else `DatasetSource`.
+        `RecognisedSource`, else `DatasetSource`; `SelectedSource` of subsets of sources.
 
     Raises:
         ConfigError: not a map-style dataset, an item of another form, or sizes that do not fit.
         HeaderError: no size can be read from an image.
         ShardError: an image's file cannot be read.
     """
-    return recognise(dataset, sizes=sizes, skips=skips) or DatasetSource(dataset, sizes=sizes, skips=skips)
+    check_subsets(dataset)
+    joined = joined_sources(dataset, lambda part: dataset_source(part, skips=skips))
+    if joined is None:
+        return recognise(dataset, sizes=sizes, skips=skips) or DatasetSource(dataset, sizes=sizes, skips=skips)
+    if sizes is not None:
+        raise ConfigError(f"sizes can't be given for a {type(dataset).__name__} of sources, which know them. Drop it.")
+    return joined
 
 
 def recognise(dataset: Any, *, sizes: Sizes | None = None, skips: Skips | None = None) -> RecognisedSource | None:
@@ -67,7 +74,7 @@ def recognise(dataset: Any, *, sizes: Sizes | None = None, skips: Skips | None =
 
     Returns:
         A source whose images and targets are those of `dataset[i]`; or None. A dataset that is known but for a
-        transform of its own is said so in the log of "resflow" (INFO).
+        transform of its own is said so in the log of "resflow" (WARNING).
 
     Raises:
         ConfigError: an empty dataset, or sizes that do not fit.
@@ -190,10 +197,11 @@ def _leaves(dataset: Any) -> _Leaves | None:
     if kind is None:
         return None
     if not kind.plain(dataset):
-        _LOG.info(
-            "%s has a transform (or loader) of its own, which stays: it is the dataset that decodes, and geometry "
-            "starts at the pixels it returns. Make it without one to have its files read and decoded by the engine, "
-            "and let Pipeline(views=..., augment=..., normalize=...) do the rest.",
+        _LOG.warning(
+            "%s has a transform (or loader) of its own, so it decodes its images itself, whole and with Pillow, which "
+            "is slower, and geometry starts at the pixels it returns. Make it without one, and let Pipeline(views=..., "
+            "transforms=..., normalize=...) do the rest: the engine then reads and decodes its files. To keep the "
+            "transform, drop the pipeline and pass rf.fuse(dataset), which decodes only what the transform shows.",
             type(dataset).__name__,
         )
         return None

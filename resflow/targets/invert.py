@@ -39,6 +39,18 @@ def invert_predictions(
         TargetError: not B dicts, or a tensor of another shape than the functions for boxes, masks and keypoints take.
     """
     _check_count("predictions", predictions, geometry)
+    given: Sequence[Any] = predictions
+    for place, one in enumerate(given):
+        if not isinstance(one, Mapping):
+            shape = tuple(one.shape) if isinstance(one, torch.Tensor) else ()
+            kind = (
+                "boxes" if len(shape) == 2 and shape[1] == 4 else "keypoints" if shape[2:] in ((2,), (3,)) else "masks"
+            )
+            got = f"a tensor {list(shape)}" if isinstance(one, torch.Tensor) else type(one).__name__
+            raise TargetError(
+                'predictions must be dicts with "boxes", "masks" or "keypoints", one for each image; got '
+                f"{got} for image {place}. For tensors, name what they are: batch.invert({kind}=...)."
+            )
     inverted = [dict(one) for one in predictions]
     steps: dict[str, Callable[[Any, Geometry], Any]] = {
         "boxes": lambda boxes, where: invert_boxes(boxes, where, clip=clip),
