@@ -16,7 +16,7 @@ from resflow.sources.base import Pixels, Sample
 from resflow.sources.dataset import hash_of, placeless_index
 from resflow.sources.files import file_header, read_file, read_files_ahead
 from resflow.sources.lint import LintReport, Problem
-from resflow.sources.stored import stored_image, stored_size
+from resflow.sources.stored import stored_image, turned_size
 
 _THREADS = 8  # that read headers; they wait for the disk more than they work
 _CHUNK = 256  # images a task
@@ -39,12 +39,12 @@ class Files(NamedTuple):
         """Path of an image's file."""
         return os.path.join(self.folder, self.names[number])  # noqa: PTH118 (a path object a file costs time)
 
-    def size(self, number: int) -> tuple[int, int]:
-        """Height and width of an image, from its header; HeaderError or ShardError where there is none."""
+    def size(self, number: int) -> tuple[tuple[int, int], int]:
+        """Height and width of an image and its EXIF orientation, from its header; HeaderError or ShardError without."""
         if not self.upright:
-            return stored_size(self.path(number))
+            return turned_size(self.path(number))
         header = file_header(self.path(number))
-        return header.height, header.width
+        return (header.height, header.width), header.orientation
 
     def image(self, number: int) -> memoryview | Pixels:
         """An image for the engines, which turn it upright where its bytes say so."""
@@ -52,23 +52,24 @@ class Files(NamedTuple):
         return memoryview(read_file(path)) if self.upright else stored_image(path)
 
 
-def measured_sizes(files: Files, where: str) -> tuple[npt.NDArray[np.int32], list[Problem]]:
-    """The sizes of all images by their headers.
+def measured_sizes(files: Files, where: str) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.uint8], list[Problem]]:
+    """The sizes and orientations of all images by their headers.
 
     Args:
         files: N images.
         where: the file or folder that lists them, for messages.
 
     Returns:
-        int32 [N, 2], height and width, (0, 0) where they cannot be had; and a problem for each of these.
+        int32 [N, 2], height and width, (0, 0) where they cannot be had; uint8 [N], EXIF orientations, 1 to 8; and a
+        problem for each image without a size.
     """
-    sizes = np.zeros((len(files.names), 2), np.int32)
+    sizes, orientation = np.zeros((len(files.names), 2), np.int32), np.ones(len(files.names), np.uint8)
 
     def measure(start: int) -> list[Problem]:
         problems = []
         for number in range(start, min(start + _CHUNK, len(sizes))):
             try:
-                sizes[number] = files.size(number)
+                sizes[number], orientation[number] = files.size(number)
             except HeaderError as error:
                 problems.append(Problem("unreadable image", files.names[number], where, error.message))
             except ShardError as error:
@@ -77,7 +78,8 @@ def measured_sizes(files: Files, where: str) -> tuple[npt.NDArray[np.int32], lis
         return problems
 
     with ThreadPoolExecutor(_THREADS) as pool:
-        return sizes, [problem for part in pool.map(measure, range(0, len(sizes), _CHUNK)) for problem in part]
+        parts = pool.map(measure, range(0, len(sizes), _CHUNK))
+        return sizes, orientation, [problem for part in parts for problem in part]
 
 
 def numbered_classes(classes: Sequence[str], first: int) -> dict[int, str]:

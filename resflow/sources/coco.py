@@ -15,6 +15,7 @@ from resflow.sources.coco_json import CocoFile, coco_images, is_panoptic, read_c
 from resflow.sources.keep import checked_pairs, open_objects
 from resflow.sources.lint import Problem, check_on_error
 from resflow.sources.objects import Found
+from resflow.sources.turned import Upright
 from resflow.targets.boxes import BOX_FORMATS, box_edges
 from resflow.targets.flags import read_flag
 from resflow.targets.mirror import KeypointPairs
@@ -37,8 +38,10 @@ class Coco(AnnotatedSource):
         keypoint_pairs: which keypoints swap places in a mirrored image: pairs of places, or a permutation of all
             (YOLO's `flip_idx`); () if none do. None takes those whose names differ by the side alone (left_eye and
             right_eye, L_Eye, eye.L, LHip, "Right Ear", ...).
-        upright: whether coordinates are those of the image after EXIF orientation, as OpenCV opens it; COCO's own are
-            those of the stored pixels, as PIL opens them.
+        upright: where images have an EXIF orientation, whether coordinates are those of the image that it turns, as
+            OpenCV opens it (True), or of the stored pixels, as PIL opens it and COCO's own are (False). "file":
+            coordinates are upright whatever the stated sizes, which may be stored ones, as Label Studio writes them.
+            None: False, and a warning where there are such images.
         on_error: "raise" refuses a dataset with problems and names them; "drop" leaves out the objects (and the
             images that cannot be read, or have another size than stated), logs how many, and keeps the report.
 
@@ -61,7 +64,7 @@ class Coco(AnnotatedSource):
         *,
         box_format: str | None = None,
         keypoint_pairs: KeypointPairs | Sequence[int] | None = None,
-        upright: bool = False,
+        upright: Upright = None,
         on_error: str = "raise",
     ) -> None:
         check_on_error(on_error)
@@ -72,7 +75,7 @@ class Coco(AnnotatedSource):
             raise ConfigError(f"{coco.where} is a panoptic file. Open it as CocoPanoptic(images, annotations, masks).")
         self.keypoint_names, self.skeleton = _keypoints(coco)
         self.keypoint_pairs = checked_pairs(keypoint_pairs, self.keypoint_names)
-        files, sizes, numbers, problems = coco_images(coco, images, upright)
+        files, sizes, turned, numbers, problems = coco_images(coco, images, upright)
         places = {number: place for place, number in enumerate(coco.images)}
         found = []
         for record in coco.annotations:
@@ -94,6 +97,7 @@ class Coco(AnnotatedSource):
             pairs=self.keypoint_pairs,
             where=lambda item: f"{coco.where} annotation {item.line}",
             on_error=on_error,
+            turned=turned,
         )
         super().__init__(
             kept.files,

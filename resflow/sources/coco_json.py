@@ -14,6 +14,7 @@ import numpy.typing as npt
 from resflow.errors import ConfigError
 from resflow.sources.annotated import Files, measured_sizes
 from resflow.sources.lint import Problem
+from resflow.sources.turned import Turned, Upright, is_upright, size_problem
 
 _PARTS = ("images", "annotations", "categories")
 
@@ -34,6 +35,11 @@ class CocoFile(NamedTuple):
     annotations: list[dict[str, Any]]
     categories: dict[int, dict[str, Any]]
     problems: list[Problem]
+
+    @property
+    def sizes(self) -> list[tuple[int, int] | None]:
+        """Stated height and width of each image, None where there is none."""
+        return [_stated(record.get("height"), record.get("width")) for record in self.images.values()]
 
     @property
     def names(self) -> dict[int, str]:
@@ -86,30 +92,37 @@ def is_panoptic(coco: CocoFile) -> bool:
 
 
 def coco_images(
-    coco: CocoFile, folder: str | Path, upright: bool
-) -> tuple[Files, npt.NDArray[np.int32], npt.NDArray[np.int64], list[Problem]]:
+    coco: CocoFile, folder: str | Path, upright: Upright
+) -> tuple[Files, npt.NDArray[np.int32], Turned, npt.NDArray[np.int64], list[Problem]]:
     """The images of an annotation file, and whether their files are what it says.
 
     Args:
         coco: what the annotation file holds.
         folder: holds the images by their file_name.
-        upright: as in `Files`.
+        upright: how images are read.
 
     Returns:
-        N files; int32 [N, 2], height and width, (0, 0) of one to be left out; int64 [N], numbers; problems.
+        N files; int32 [N, 2], height and width, (0, 0) of one to be left out; what EXIF says of them; int64 [N],
+        numbers; problems.
     """
-    files = Files(os.fspath(folder), [record["file_name"] for record in coco.images.values()], upright)
-    sizes, problems = measured_sizes(files, coco.where)
-    for place, record in enumerate(coco.images.values()):
-        found = tuple(sizes[place].tolist())
-        stated = (record.get("height"), record.get("width"))
-        if found == (0, 0) or None in stated or found == stated:
+    files = Files(os.fspath(folder), [record["file_name"] for record in coco.images.values()], is_upright(upright))
+    sizes, orientation, problems = measured_sizes(files, coco.where)
+    turned = Turned(orientation, upright, coco.sizes, sizes.copy())
+    for place, (record, stated) in enumerate(zip(coco.images.values(), turned.stated, strict=True)):
+        found = (int(sizes[place, 0]), int(sizes[place, 1]))
+        wrong = None if stated is None else size_problem(stated, found, int(orientation[place]), upright)
+        if found == (0, 0) or wrong is None:
             continue
-        turned = f" Turned it would fit: try upright={not upright}." if found == stated[::-1] else ""
-        what = f"stated {stated[0]} x {stated[1]} (H x W), the file has {found[0]} x {found[1]}.{turned}"
-        problems.append(Problem("size mismatch", files.names[place], f"{coco.where} image {record['id']}", what))
+        problems.append(Problem("size mismatch", files.names[place], f"{coco.where} image {record['id']}", wrong))
         sizes[place] = 0
-    return files, sizes, np.array(list(coco.images), np.int64), problems
+    return files, sizes, turned, np.array(list(coco.images), np.int64), problems
+
+
+def _stated(height: Any, width: Any) -> tuple[int, int] | None:
+    try:  # text and 640.0 are sizes, too
+        return None if height is None or width is None else (round(float(height)), round(float(width)))
+    except (TypeError, ValueError, OverflowError):
+        return None
 
 
 def _read_one(path: Path) -> CocoFile:

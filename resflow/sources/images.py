@@ -46,7 +46,7 @@ class Images(AnnotatedSource):
         found = labelled_images(images, label_pattern)
         folder = _common_folder(found.paths)
         files = Files(folder, [os.path.relpath(path, folder) for path in found.paths], upright=True)
-        sizes, problems = measured_sizes(files, folder)
+        sizes, _, problems = measured_sizes(files, folder)
         report = LintReport(folder, tuple(problems), len(files.names))
         settle(report, on_error)
         files, kept = kept_files(files, sizes)

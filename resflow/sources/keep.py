@@ -13,6 +13,7 @@ from resflow.sources.annotated import Files
 from resflow.sources.lint import LintReport, Problem, settle
 from resflow.sources.object_checks import checked_objects
 from resflow.sources.objects import Found, Objects, kept_objects
+from resflow.sources.turned import Turned
 from resflow.targets.boxes import check_pixels
 from resflow.targets.mirror import KeypointPairs, as_pairs, mirrored_pairs
 
@@ -45,6 +46,7 @@ def open_objects(
     on_error: str,
     pixels: bool = False,
     notes: Sequence[str] = (),
+    turned: Turned,
 ) -> Kept:
     """Check the objects of a dataset and keep the sound ones.
 
@@ -61,6 +63,7 @@ def open_objects(
         where: the place of an object.
         on_error: "raise" or "drop".
         notes: of the report.
+        turned: what EXIF says of the images.
         pixels: whether boxes are known to be pixels; else boxes that look like shares of the image are refused.
 
     Returns:
@@ -73,7 +76,7 @@ def open_objects(
         boxes = np.array([item.box for item in found], np.float64).reshape(-1, 4)
         check_pixels(boxes[np.isfinite(boxes).all(axis=1)], f"all boxes of {name}", _SHARES)
     sound, wrong = checked_objects(found, files.names, sizes, categories=categories, keypoints=keypoints, where=where)
-    report = LintReport(name, (*problems, *wrong), len(files.names), len(found), tuple(notes))
+    report = LintReport(name, (*problems, *wrong), len(files.names), len(found), (*notes, *turned.notes(found, name)))
     settle(report, on_error)
     files, images = kept_files(files, sizes)
     rest = [item for item, good in zip(found, sound.tolist(), strict=True) if good]

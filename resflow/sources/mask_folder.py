@@ -17,6 +17,7 @@ from resflow.sources.files import file_header, read_file
 from resflow.sources.folders import existing_folder, files_by_stem, image_files
 from resflow.sources.keep import kept_files
 from resflow.sources.lint import LintReport, Problem, check_on_error, settle
+from resflow.sources.turned import Turned, Upright, is_upright
 from resflow.targets.label_maps import decode_label_map
 from resflow.targets.types import LabelMap
 from resflow.targets.values import VOID, checked_values, renumbered
@@ -41,8 +42,7 @@ class MaskFolder(AnnotatedSource):
         values: a mapping says which class a number in the masks means, such as {255: 1} for masks of 0 and 255; numbers
             that are not named stay. A collection lists all numbers that may stand in a mask; then every mask is decoded
             once and looked at. None looks at the masks' headers alone (and the loader at its first batch).
-        upright: whether masks are those of the images after EXIF orientation; else of the stored pixels, as PIL opens
-            them.
+        upright: as in `Coco`; here the masks' own sizes must fit.
         on_error: "raise" refuses a dataset with problems and names them; "drop" leaves out the images that have some,
             logs how many, and keeps the report.
 
@@ -64,7 +64,7 @@ class MaskFolder(AnnotatedSource):
         names: str | Path | Sequence[str] | None = None,
         classes: Sequence[str] | None = None,
         values: Mapping[int, int] | Collection[int] | None = None,
-        upright: bool = False,
+        upright: Upright = None,
         on_error: str = "raise",
     ) -> None:
         check_on_error(on_error)
@@ -77,8 +77,8 @@ class MaskFolder(AnnotatedSource):
         if names is not None:
             stems = {path.with_suffix("").as_posix(): path for path in paths}
             paths = [stems.get(name, Path(f"{name}.jpg")) for name in _names(names)]
-        files = Files(os.fspath(root), [str(path) for path in paths], upright)
-        sizes, problems = measured_sizes(files, str(root))
+        files = Files(os.fspath(root), [str(path) for path in paths], is_upright(upright))
+        sizes, orientation, problems = measured_sizes(files, str(root))
         there = files_by_stem(folder, ".png")
         wanted = [f"{path.with_suffix('').as_posix()}{suffix}" for path in paths]
         found = [str(there[stem].relative_to(folder)) if stem in there else f"{stem}.png" for stem in wanted]
@@ -96,7 +96,8 @@ class MaskFolder(AnnotatedSource):
                 if problem is not None:
                     problems.append(problem)
                     sizes[place] = 0
-        report = LintReport(str(root), tuple(problems), len(paths))
+        turned = Turned(orientation, upright, (), sizes.copy())
+        report = LintReport(str(root), tuple(problems), len(paths), notes=turned.notes((), str(root)))
         settle(report, on_error)
         files, images_kept = kept_files(files, sizes)
         kept = tuple(name for name, keep in zip(found, images_kept.tolist(), strict=True) if keep)

@@ -21,6 +21,7 @@ from resflow.sources.keep import open_objects
 from resflow.sources.lint import Problem, check_on_error
 from resflow.sources.mask_folder import mask_problem
 from resflow.sources.objects import Found, Objects
+from resflow.sources.turned import Upright
 from resflow.targets.flags import read_flag
 from resflow.targets.types import Annotation, LabelMap
 
@@ -62,7 +63,7 @@ class CocoPanoptic(AnnotatedSource):
         masks: str | Path,
         *,
         objects: bool = False,
-        upright: bool = False,
+        upright: Upright = None,
         on_error: str = "raise",
     ) -> None:
         check_on_error(on_error)
@@ -80,7 +81,7 @@ class CocoPanoptic(AnnotatedSource):
         except ValueError as error:
             raise ConfigError(f"isthing of a category in {coco.where}: {error}. Correct the category.") from error
         self.things = frozenset(number for number, thing in flags.items() if thing)
-        files, sizes, numbers, problems = coco_images(coco, images, upright)
+        files, sizes, turned, numbers, problems = coco_images(coco, images, upright)
         places = {number: place for place, number in enumerate(coco.images)}
         pages: dict[int, str] = {}
         found: list[Found] = []
@@ -125,6 +126,7 @@ class CocoPanoptic(AnnotatedSource):
             keypoints=0,
             where=lambda item: f"{coco.where} segment {item.line} of image {numbers[item.image]}",
             on_error=on_error,
+            turned=turned,
         )
         names = tuple(pages[place] for place in np.flatnonzero(sizes.min(axis=1, initial=1)).tolist())
         super().__init__(

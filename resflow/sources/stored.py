@@ -15,13 +15,18 @@ from resflow.sources.files import file_header, read_file
 
 
 def stored_size(path: str) -> tuple[int, int]:
-    """Height and width of a file's image as `stored_image` gives it, from its first bytes.
+    """Height and width of a file's image as `stored_image` gives it; arguments and errors of `turned_size`."""
+    return turned_size(path)[0]
+
+
+def turned_size(path: str) -> tuple[tuple[int, int], int]:
+    """The size of a file's image as `stored_image` gives it, and how EXIF turns it, from the file's first bytes.
 
     Args:
         path: a file in a format that `resflow.headers` reads.
 
     Returns:
-        Height and width in pixels.
+        Height and width in pixels, and the EXIF orientation, 1 to 8.
 
     Raises:
         HeaderError: no size can be read from it.
@@ -32,11 +37,12 @@ def stored_size(path: str) -> tuple[int, int]:
     except HeaderError as error:
         raise error.located(key=path, shard="") from error
     if header.orientation == 1:
-        return header.height, header.width
+        return (header.height, header.width), 1
     if header.format == "jpeg":
-        return (header.width, header.height) if header.orientation >= 5 else (header.height, header.width)
+        size = (header.height, header.width)
+        return size[::-1] if header.orientation >= 5 else size, header.orientation
     with _opened(read_file(path), header, path) as image:
-        return image.height, image.width
+        return (image.height, image.width), header.orientation
 
 
 def stored_image(path: str) -> memoryview | Pixels:

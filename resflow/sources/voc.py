@@ -16,6 +16,7 @@ from resflow.sources.folders import existing_folder, files_by_stem, image_files
 from resflow.sources.keep import open_objects
 from resflow.sources.lint import Problem, check_on_error
 from resflow.sources.objects import Found
+from resflow.sources.turned import Turned, Upright, is_upright, size_problem
 from resflow.targets.flags import read_flag
 
 _DIFFICULT = ("crowd", "keep", "drop")
@@ -38,8 +39,7 @@ class Voc(AnnotatedSource):
         difficult: what becomes of objects that are so marked: "crowd" sets their `iscrowd`, since evaluation passes
             over them; "keep" takes them like any other; "drop" leaves them out.
         one_based: whether boxes are pixels counted from 1, as VOC's own are.
-        upright: whether boxes are those of the image after EXIF orientation; else of the stored pixels, as PIL opens
-            them.
+        upright: as in `Coco`.
         on_error: "raise" refuses a dataset with problems and names them; "drop" leaves out the objects (and the
             images that cannot be read, or have another size than stated), logs how many, and keeps the report.
 
@@ -61,7 +61,7 @@ class Voc(AnnotatedSource):
         first_label: int = 1,
         difficult: str = "crowd",
         one_based: bool = True,
-        upright: bool = False,
+        upright: Upright = None,
         on_error: str = "raise",
     ) -> None:
         check_on_error(on_error)
@@ -82,19 +82,22 @@ class Voc(AnnotatedSource):
         known = {name: number for number, name in categories.items()}
         stems = {path.relative_to(images).with_suffix("").as_posix(): path for path in image_files(images)}
         paths = [str(stems[name].relative_to(images)) if name in stems else f"{name}.jpg" for name in names]
-        files = Files(os.fspath(images), paths, upright)
-        sizes, problems = measured_sizes(files, f"{split or 'Annotations'}")
+        files = Files(os.fspath(images), paths, is_upright(upright))
+        sizes, orientation, problems = measured_sizes(files, f"{split or 'Annotations'}")
         found: list[Found] = []
+        stated: list[tuple[int, int] | None] = [None] * len(names)
+        turned = Turned(orientation, upright, stated, sizes.copy())
         for place, name in enumerate(names):
             page, key, where = read[name], paths[place], f"Annotations/{name}.xml"
             if isinstance(page, Problem):
                 problems.append(page)
                 sizes[place] = 0
                 continue
-            size = tuple(sizes[place].tolist())
-            if page.size not in ((0, 0), size) and size != (0, 0):
-                what = f"stated {page.size[0]} x {page.size[1]} (H x W), the file has {size[0]} x {size[1]}"
-                problems.append(Problem("size mismatch", key, where, what))
+            size = (int(sizes[place, 0]), int(sizes[place, 1]))
+            wrong = None if page.size == (0, 0) else size_problem(page.size, size, int(orientation[place]), upright)
+            stated[place] = None if page.size == (0, 0) else page.size
+            if wrong is not None and size != (0, 0):
+                problems.append(Problem("size mismatch", key, where, wrong))
                 sizes[place] = 0
             for line, item in enumerate(page.objects, 1):
                 if item.name not in known:
@@ -117,6 +120,7 @@ class Voc(AnnotatedSource):
             keypoints=0,
             where=lambda item: f"Annotations/{names[item.image]}.xml object {item.line}",
             on_error=on_error,
+            turned=turned,
         )
         super().__init__(
             kept.files,

@@ -16,6 +16,7 @@ from resflow.sources.folders import existing_folder, files_by_stem, image_files
 from resflow.sources.keep import checked_pairs, open_objects
 from resflow.sources.lint import Problem, check_on_error
 from resflow.sources.objects import Found
+from resflow.sources.turned import Turned, Upright, is_upright
 from resflow.sources.yolo_yaml import read_yolo_yaml
 from resflow.targets.mirror import KeypointPairs
 
@@ -66,7 +67,7 @@ class Yolo(AnnotatedSource):
         first_label: int = 1,
         keypoints: tuple[int, int] | None = None,
         keypoint_pairs: KeypointPairs | Sequence[int] | None = None,
-        upright: bool = True,
+        upright: Upright = True,
         on_error: str = "raise",
     ) -> None:
         check_on_error(on_error)
@@ -75,8 +76,9 @@ class Yolo(AnnotatedSource):
         pairs = None if keypoint_pairs is None else checked_pairs(keypoint_pairs, (), keypoints and keypoints[0])
         root, texts = existing_folder(images), existing_folder(labels)
         paths = [path.relative_to(root) for path in image_files(root)]
-        files = Files(os.fspath(root), [str(path) for path in paths], upright)
-        sizes, problems = measured_sizes(files, root.name)
+        files = Files(os.fspath(root), [str(path) for path in paths], is_upright(upright))
+        sizes, orientation, problems = measured_sizes(files, root.name)
+        turned = Turned(orientation, upright, (), sizes.copy())
         stems = [path.with_suffix("").as_posix() for path in paths]
         there = files_by_stem(texts, ".txt")
         pages = [there.get(stem, texts / f"{stem}.txt") for stem in stems]
@@ -127,6 +129,7 @@ class Yolo(AnnotatedSource):
             pairs=pairs,
             where=lambda item: f"{pages[item.image]}:{item.line}",
             notes=notes,
+            turned=turned,
             on_error=on_error,
         )
         super().__init__(
