@@ -185,3 +185,27 @@ def test_nothing_is_loaded_before_it_is_needed(program: str, absent: list[str]) 
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     loaded = json.loads(result.stdout.splitlines()[-1])
     assert [name for name in absent if name in loaded] == []
+
+
+def test_a_loader_without_workers_needs_nothing_that_only_posix_has() -> None:
+    program = """
+import os, random, sys
+import torch  # Python and PyTorch look by themselves
+sys.modules["fcntl"] = None
+del os.register_at_fork
+import resflow as rf
+from resflow.errors import ConfigError
+import resflow.sources.fetch
+from resflow.sources.cache import ShardCache
+from pathlib import Path
+from tests.decode import samples
+images = [(samples.jpeg(40, 56, seed), seed) for seed in range(4)]
+loader = rf.DataLoader(images, batch_size=2, pipeline=rf.Pipeline(resolution=32, targets="class"))
+print(sum(len(batch.images) for batch in loader))
+try:
+    ShardCache(Path("cache"), 1)
+except ConfigError as error:
+    print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, cwd=ROOT.parent)
+    assert done.stdout.startswith("4\na cache of shards needs POSIX file locks"), done.stdout + done.stderr

@@ -213,7 +213,7 @@ def _opened(
                 raise
             raise ConfigError(
                 "engine 'dali' needs NVIDIA DALI, which is not installed. Install it with "
-                "`pip install nvidia-dali-cuda120` (Linux only), or use engine 'turbo' with device 'cpu'."
+                "`pip install 'resflow[dali]'` (Linux only), or use engine 'turbo' with device 'cpu'."
             ) from error
         return DaliDecoder(fill, device=device, threads=threads, max_batch=max_batch, strict=strict)
     if torch.device(device).type != "cpu":

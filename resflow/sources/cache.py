@@ -8,7 +8,6 @@ another file, and neither addresses nor what signs them is on the disk. Files ap
 from __future__ import annotations
 
 import errno
-import fcntl
 import hashlib
 import os
 import stat
@@ -18,6 +17,11 @@ from pathlib import Path
 from typing import TypeAlias
 
 from resflow.errors import ConfigError, ShardError
+
+try:
+    import fcntl
+except ImportError:  # on Windows
+    fcntl = None  # type: ignore[assignment]
 from resflow.sources.addresses import identity, shown
 from resflow.sources.transport import Stamp
 
@@ -35,10 +39,15 @@ class ShardCache:
         max_bytes: most bytes there.
 
     Raises:
-        ConfigError: the folder cannot be made, or others may enter it.
+        ConfigError: the folder cannot be made, or others may enter it; the system has no file locks.
     """
 
     def __init__(self, folder: Path, max_bytes: int) -> None:
+        if not hasattr(fcntl, "flock"):
+            raise ConfigError(
+                "a cache of shards needs POSIX file locks (fcntl), which this system does not have. Read without one: "
+                "Store(cache=None)."
+            )
         self.folder, self.max_bytes = folder / f"resflow-{os.getuid()}", max_bytes
         try:
             folder.mkdir(parents=True, exist_ok=True)

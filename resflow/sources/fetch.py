@@ -296,4 +296,5 @@ def _forked() -> None:
         fetcher.forget()
 
 
-os.register_at_fork(after_in_child=_forked)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forked)

@@ -219,7 +219,7 @@ def test_a_missing_cuda_device_is_named() -> None:
 def test_missing_dali_names_the_way_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, "resflow.decode.dali", raising=False)
     monkeypatch.setitem(sys.modules, "nvidia.dali", None)
-    with pytest.raises(ConfigError, match=r"not installed\. Install it with `pip install nvidia-dali-cuda120`"):
+    with pytest.raises(ConfigError, match=r"not installed\. Install it with `pip install 'resflow\[dali\]'`"):
         open_engine("dali")
 
 
