@@ -29,6 +29,7 @@ Frame = npt.NDArray[np.uint8]
 """uint8 [H, W, 3]: one image of a batch."""
 _PURPOSE = zlib.crc32(b"transforms")
 _WORD = 0xFFFFFFFF
+_PROBES = 64
 _lock = threading.RLock()  # the global generators belong to all threads
 
 
@@ -136,12 +137,12 @@ def _transformed(steps: Sequence[_Step], frame: Frame, seed: int) -> Frame:
             image = torch.from_numpy(np.require(_pixels(image, step.name, frame), requirements="W")).permute(2, 0, 1)
         elif not step.own and (step.form == "array" or not converted):
             image = _handed(image, step.form, step.name, frame)
-        before = _pixels(image, step.name, frame) if step.unknown else frame
-        image = step(image, seed)
+        given, before = image, _pixels(image, step.name, frame) if step.unknown else frame
+        image = step(given, seed)
         size = _size(image)
         if size not in (None, frame.shape[:2]):
             raise kinds.shape_error(step.name, f" from {_by(frame.shape[:2])} to {_by(size)}")
-        if step.unknown and _is_mirrored(before, _pixels(image, step.name, frame)):
+        if step.unknown and _is_mirrored(before, _pixels(image, step.name, frame)) and _mirrors(step, given, frame):
             raise kinds.move_error(step.name)
         converted = converted or step.converts
     return _pixels(image, steps[-1].name, frame)
@@ -219,6 +220,24 @@ def _is_mirrored(before: Frame, after: Frame) -> bool:
         ways += [turned, turned[:, ::-1], turned[::-1], turned[::-1, ::-1]]
     same = [way for way in ways if np.array_equal(way[0], before[0]) and np.array_equal(way, before)]
     return bool(same) and not np.array_equal(before, after)
+
+
+def _mirrors(step: _Step, given: Any, frame: Frame) -> bool:
+    """Whether it was the transform that mirrored an image, rather than an image that looks so (an inverted ramp)."""
+    probe = np.random.default_rng(0).integers(0, 256, frame.shape, dtype=np.uint8)
+    if isinstance(given, Image.Image):
+        image: Any = Image.fromarray(probe)
+    elif isinstance(given, torch.Tensor):
+        image = torch.from_numpy(probe).permute(2, 0, 1).contiguous()
+        image = image / 255 if given.is_floating_point() else image
+    else:
+        image = probe
+    with seeded_generators() as seed:
+        for number in range(_PROBES):  # it may do so at random
+            seed(number)
+            if _is_mirrored(probe, _pixels(step(image, number), step.name, frame)):
+                return True
+    return False
 
 
 def _seed(seed: int) -> None:

@@ -350,6 +350,18 @@ def test_what_moves_pixels_is_found_when_it_runs(transform: Any, message: str) -
         one(transform)
 
 
+def test_an_image_that_looks_mirrored_is_not_held_against_a_transform() -> None:
+    ramp = torch.arange(0, 252, 12, dtype=torch.uint8).expand(3, 8, 21)
+    assert torch.equal(240 - ramp, ramp.flip(-1))
+
+    def inverted(image: torch.Tensor) -> torch.Tensor:
+        return 240 - image
+
+    assert torch.equal(one([inverted, noise], ramp), one([lambda image: 240 - image, noise], ramp))
+    with pytest.raises(ConfigError, match="moves pixels"):
+        one([noise, lambda image: image.flip(-1) if random.random() < 0.99 else image], ramp)
+
+
 def test_turning_a_square_is_found_and_a_symmetric_image_is_none() -> None:
     square = torch.randint(0, 256, (3, 8, 8), dtype=torch.uint8)
     for turned in (lambda image: image.mT, lambda image: torch.rot90(image, 1, (1, 2))):
