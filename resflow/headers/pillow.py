@@ -47,8 +47,9 @@ DAMAGE = (
     struct.error,
     zlib.error,
     Image.DecompressionBombError,
+    Warning,
 )
-"""What Pillow's readers raise on damaged files."""
+"""What Pillow's readers raise on damaged files; warnings where the user has made errors of them."""
 _ORIENTATION = 274
 _DEEP = ("I", "F", "I;16", "I;16L", "I;16B", "I;16N")
 
