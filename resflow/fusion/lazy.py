@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import math
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any, TypeAlias
@@ -30,6 +31,7 @@ _WHOLE = 0.6  # share of an image that is shown at its own size, from which on P
 _FILTERS: dict[int, int] = {Image.Resampling[name.upper()]: code for code, name in enumerate(INTERPOLATIONS)}
 _FLIPS = {Image.Transpose.FLIP_LEFT_RIGHT: 0, Image.Transpose.FLIP_TOP_BOTTOM: 1}
 _JPEG = ("JPEG", "MPO")
+_OWN_REFERENCES = 3  # of an image's own attribute, a local variable, and the count itself
 
 
 class LazyImage(Image.Image):
@@ -176,8 +178,9 @@ class LazyImage(Image.Image):
         image = self._file
         if self._mode == image.mode and not self._ops:
             image.load()
-            return image.copy()
-        image = image.convert(self._mode)
+            # Nobody else sees the file's pixels, but for clones of this image: then they are copied.
+            return image if sys.getrefcount(image) <= _OWN_REFERENCES else image.copy()
+        image = image if self._mode == image.mode else image.convert(self._mode)
         for name, arguments in self._ops:
             image = getattr(image, name)(*arguments)
         return image
