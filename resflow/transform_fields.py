@@ -111,7 +111,14 @@ def _take(read: _Reading, step: Any) -> None:
     elif names & {"RandomRotation", "RandomAffine"}:
         _take_turn(read, step, name, names)
     else:
-        kinds.check(step, spatial=False)
+        try:
+            kinds.check(step, spatial=False)
+        except ConfigError as error:
+            why = str(error).removeprefix("transforms: ").partition(". ")[0]
+            raise ConfigError(
+                f"from_transforms cannot take {name}: {why}. Leave it out, or keep the transform as it is with "
+                "rf.fuse(dataset)."
+            ) from error
         read.rest.append(step)
 
 
