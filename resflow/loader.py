@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Generic
 
@@ -11,20 +11,21 @@ import torch
 import torch.utils.data
 from typing_extensions import TypeVar  # typing's own takes a default from Python 3.13 on
 
-from resflow.errors import ConfigError, ResflowError, WorkerError
+from resflow.errors import ConfigError
 from resflow.pipeline import Pipeline
 from resflow.plan import Buckets, EpochPlan, PixelBudget, World
+from resflow.runtime.device import on_cpu
 from resflow.runtime.finish import Finish
+from resflow.runtime.iterators import InProcess, OverWorkers, begin_iterator, is_under_way
 from resflow.runtime.loop import Loop
 from resflow.runtime.maker import load_engine
 from resflow.runtime.meter import Meter, ready_batches
 from resflow.runtime.opening import open_run
-from resflow.runtime.parcel import handed_over
-from resflow.runtime.plain import PlainPlace, Skipping, plain_pass
+from resflow.runtime.plain import PlainPass, PlainPlace, plain_pass
 from resflow.runtime.run import PlannedRun
 from resflow.runtime.stats import Stats
 from resflow.runtime.stream_run import StreamRun
-from resflow.runtime.workers import READ_ERRORS, WorkerInit, watch_workers
+from resflow.runtime.workers import WorkerInit, check_may_start, watch_workers
 from resflow.skip import Skipped
 
 _PREFETCH = 2  # PyTorch's default: batches ahead for each worker
@@ -94,7 +95,7 @@ class DataLoader(torch.utils.data.DataLoader[T_co], Generic[T_co]):
     _resflow_run: PlannedRun | StreamRun | None = None
     _meter: Meter | None = None
     _plain_place: PlainPlace | None = None
-    _skipping: Skipping | None = None
+    _plain_pass: PlainPass | None = None
 
     def __init__(
         self,
@@ -201,12 +202,16 @@ class DataLoader(torch.utils.data.DataLoader[T_co], Generic[T_co]):
         self.end_of_dataloader, self.remainder = False, run.remainder()
 
     def __iter__(self) -> Any:
+        check_may_start(self.num_workers)
         run = self._resflow_run
         if run is None:
-            return self._plain_iter()
+            return plain_pass(self, self._place(), self._begun)
         run.asked(sys._getframe(1))
+        guest = is_under_way(self)
         start = {name: getattr(self, name) for name in ("worker_init_fn", "multiprocessing_context", "timeout")}
-        if run.begin(**start):
+        with on_cpu():
+            stale = run.begin(living=self._iterator is not None and not guest, guest=guest, **start)
+        if stale:
             self._iterator = None  # what its workers were told does not hold any more
         steps, self.remainder = run.steps_left(), run.remainder()
         threads = 2 if run.in_this_process else 0
@@ -217,33 +222,27 @@ class DataLoader(torch.utils.data.DataLoader[T_co], Generic[T_co]):
         if run.in_this_process:
             made: Any = run.prefetched()
             meter.depth = ready_batches(made)
-            return Loop(self, run.walk(made), steps, meter)
+            return Loop(self, run, made, steps, meter)
         if self.num_workers:
             load_engine(run.engine)
-        finish, self.collate_fn = self.collate_fn, handed_over  # finished in this process, by the loop
-        persisted = self._iterator
-        try:
-            try:
-                batches = super().__iter__()
-            except READ_ERRORS as error:
-                if persisted is None or isinstance(error, ResflowError):
-                    raise
-                self._iterator = None  # one of the workers that persisted has died; new ones take over
-                batches = super().__iter__()
-        except ResflowError:
-            raise
-        except READ_ERRORS as error:
-            if not self.num_workers:
-                raise
-            self._iterator = None
-            run.cancel()
-            raise WorkerError(
-                f"the worker processes could not be started: {error!r}. The next pass tries again."
-            ) from error
-        finally:
-            self.collate_fn = finish
+        with on_cpu():
+            batches = begin_iterator(self, run, self._get_iterator if guest else super().__iter__, guest=guest)
         meter.depth = ready_batches(batches)
-        return Loop(self, run.walk(batches), steps, meter, watch_workers(batches, self))
+        return Loop(self, run, batches, steps, meter, watch_workers(batches, self))
+
+    def _get_iterator(self) -> Any:
+        if self.num_workers == 0:
+            return InProcess(self)
+        self.check_worker_number_rationality()
+        return OverWorkers(self)
+
+    def _begun(self, plain: PlainPass) -> Any:
+        """PyTorch's iterator over a pass without a pipeline; one that is still under way keeps its workers."""
+        self._plain_pass = plain
+        guest = is_under_way(self)
+        if plain.needs_new_workers and not guest:
+            self._iterator = None
+        return self._get_iterator() if guest else super().__iter__()
 
     def __len__(self) -> int:
         run = self._resflow_run
@@ -266,12 +265,6 @@ class DataLoader(torch.utils.data.DataLoader[T_co], Generic[T_co]):
         if name in _OF_A_RUN and self._resflow_run is not None:
             return getattr(self._resflow_run, _OF_A_RUN[name])
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
-
-    @property
-    def _index_sampler(self) -> Any:
-        if self._skipping is not None:
-            return self._skipping
-        return super()._index_sampler
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch of the next pass. Without it, each pass is the epoch after the last.
@@ -376,19 +369,6 @@ class DataLoader(torch.utils.data.DataLoader[T_co], Generic[T_co]):
         if self._plain_place is None:
             self._plain_place = PlainPlace()
         return self._plain_place
-
-    def _plain_iter(self) -> Iterator[Any]:
-        def begin(skipping: Skipping | None) -> Any:
-            if skipping is None:
-                return super(DataLoader, self).__iter__()
-            self._iterator = None  # workers that persist would walk the whole sampler
-            self._skipping = skipping
-            try:
-                return super(DataLoader, self).__iter__()
-            finally:
-                self._skipping = None
-
-        return plain_pass(self, self._place(), begin)
 
 
 def _collate_fused(dataset: Any) -> Callable[[Any], Any] | None:

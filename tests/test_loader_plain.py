@@ -7,8 +7,11 @@ import inspect
 import itertools
 import json
 import pickle
-from collections.abc import Iterator
+import random
+from collections.abc import Callable, Iterator
+from typing import Any
 
+import numpy as np
 import psutil
 import pytest
 import torch
@@ -53,7 +56,7 @@ def test_it_is_generic_pickles_and_shows_pytorchs_surface() -> None:
     ]
     assert not hasattr(under_test, "epoch")
     assert not hasattr(under_test, "buckets")
-    assert type(iter(under_test)) is type(iter(data.DataLoader(Numbers())))
+    assert isinstance(iter(under_test), type(iter(data.DataLoader(Numbers()))))
     under_test.epoch = 3
     assert under_test.epoch == 3
 
@@ -83,11 +86,11 @@ def test_resume_at_every_batch_gives_the_rest_of_the_shuffled_pass(
     for position, state in enumerate(states[:-1]):
         resumed = make(99)
         resumed.load_state_dict(state)
-        random = torch.get_rng_state()
+        found = torch.get_rng_state()
         batches = iter(resumed)
         rest = [batch.tolist() for batch in itertools.islice(batches, 1)]
         if not own_generator:
-            assert torch.equal(torch.get_rng_state(), random)
+            assert torch.equal(torch.get_rng_state(), found)
         second = resumed.state_dict()
         rest += [batch.tolist() for batch in batches]
         assert rest == whole[position:]
@@ -123,7 +126,7 @@ def test_an_iterable_dataset_resumes_too(workers: int) -> None:
     [
         ({"batch_size": 5}, "batch_size differs: saved 5, current 4"),
         ({"length": 9}, "length differs: saved 9, current 6"),
-        ({"version": 2}, "version differs: saved 2, current 1"),
+        ({"version": 1}, "version differs: saved 1, current 2"),
         ({"batches": "3"}, "batches is missing or of a wrong type; got '3'"),
         ({"random": None}, "random is missing or of a wrong type"),
         ({"random": "zz"}, "random is no state of a generator"),
@@ -154,3 +157,167 @@ def test_a_pass_broken_off_ends_its_workers_and_is_counted() -> None:
     assert loader.state_dict()["batches"] == 3
     copy = pickle.loads(pickle.dumps(loader))
     assert copy.state_dict()["batches"] == 0
+
+
+class Shuffled(data.Sampler):
+    """An order drawn by `draw` for each pass."""
+
+    def __init__(self, **parts: Any) -> None:
+        self.__dict__.update(parts)
+
+    def __len__(self) -> int:
+        return SIZE
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self.draw())
+
+    def draw(self) -> list[int]:
+        return self.rng.permutation(SIZE).tolist()
+
+
+class ByRandom(Shuffled):
+    def draw(self) -> list[int]:
+        return random.sample(range(SIZE), SIZE)
+
+
+class ByNumpy(Shuffled):
+    def draw(self) -> list[int]:
+        return np.random.permutation(SIZE).tolist()
+
+
+class ByOwnRandom(Shuffled):
+    def draw(self) -> list[int]:
+        return self.own.sample(range(SIZE), SIZE)
+
+
+class ByState(Shuffled):
+    """Counts its passes, and says so."""
+
+    passes = 0
+
+    def draw(self) -> list[int]:
+        self.passes += 1
+        return np.random.default_rng(self.passes).permutation(SIZE).tolist()
+
+    def state_dict(self) -> dict[str, int]:
+        return {"passes": self.passes}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        self.passes = state["passes"]
+
+
+class Counting(ByState):
+    """Counts its passes, and does not say so."""
+
+    state_dict = load_state_dict = None
+
+
+class Eager(Shuffled):
+    """A batch sampler that draws from PyTorch's own numbers as soon as it is asked for an iterator."""
+
+    def draw(self) -> list[list[int]]:
+        return [part.tolist() for part in torch.randperm(SIZE).split(BATCH)]
+
+
+def generator() -> torch.Generator:
+    return torch.Generator().manual_seed(5)
+
+
+SAMPLERS: dict[str, Callable[[], dict[str, Any]]] = {
+    "RandomSampler": lambda: {"sampler": data.RandomSampler(Numbers(), generator=generator())},
+    "replacement": lambda: {
+        "sampler": data.RandomSampler(Numbers(), replacement=True, num_samples=SIZE, generator=generator())
+    },
+    "weighted": lambda: {"sampler": data.WeightedRandomSampler([1.0] * SIZE, SIZE, generator=generator())},
+    "subset": lambda: {"sampler": data.SubsetRandomSampler(range(SIZE), generator=generator())},
+    "subset, global": lambda: {"sampler": data.SubsetRandomSampler(range(SIZE))},
+    "numpy": lambda: {"sampler": Shuffled(rng=np.random.default_rng(5))},
+    "numpy, old": lambda: {"sampler": Shuffled(rng=np.random.RandomState(5))},
+    "numpy, other": lambda: {"sampler": Shuffled(rng=np.random.Generator(np.random.MT19937(5)))},
+    "numpy, global": lambda: {"sampler": ByNumpy()},
+    "random": lambda: {"sampler": ByOwnRandom(own=random.Random(5))},
+    "random, global": lambda: {"sampler": ByRandom()},
+    "state_dict": lambda: {"sampler": ByState()},
+    "distributed": lambda: {"sampler": data.DistributedSampler(Numbers(), 1, 0)},
+    "batches": lambda: {"batch_sampler": data.BatchSampler(Shuffled(rng=np.random.default_rng(5)), BATCH, False)},
+    "batches of random": lambda: {
+        "batch_sampler": data.BatchSampler(data.RandomSampler(Numbers(), generator=generator()), BATCH, False)
+    },
+    "eager": lambda: {"batch_sampler": Eager()},
+}
+
+
+def make_sampled(name: str, workers: int) -> rf.DataLoader:
+    random.seed(7), np.random.seed(7), torch.manual_seed(7)
+    options = SAMPLERS[name]() if name in SAMPLERS else {"sampler": Counting()}
+    size = {"batch_size": BATCH} if "sampler" in options else {}
+    return rf.DataLoader(Numbers(), num_workers=workers, **size, **options)
+
+
+@pytest.mark.parametrize(("saved", "resumes"), [(0, 0), (0, 2), (2, 0)])
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_samplers_with_random_numbers_of_their_own_resume(name: str, saved: int, resumes: int) -> None:
+    reference = make_sampled(name, saved)
+    passes(reference, 1)
+    batches = iter(reference)
+    head = [next(batches).tolist() for _ in range(2)]
+    state = json.loads(json.dumps(reference.state_dict()))
+    rest, following = [batch.tolist() for batch in batches], passes(reference, 1)
+    resumed = make_sampled(name, resumes)
+    before = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
+    resumed.load_state_dict(state)
+    assert passes(resumed, 1) == rest != head
+    own = "global" not in name and name != "eager"
+    if own:
+        assert passes(resumed, 1) == following
+    else:
+        after = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
+        assert after[:2] == before[:2]
+
+
+def test_a_sampler_whose_order_cannot_be_drawn_again_is_refused() -> None:
+    reference = make_sampled("counting", 0)
+    passes(reference, 1)
+    batches = iter(reference)
+    next(batches)
+    resumed = make_sampled("counting", 0)
+    resumed.load_state_dict(reference.state_dict())
+    with pytest.raises(StateError, match=r"sampler did not repeat itself.*first 1 batches.*state_dict"):
+        passes(resumed, 1)
+
+
+def test_a_state_of_other_samplers_is_refused() -> None:
+    state = make_sampled("numpy", 0).state_dict()
+    with pytest.raises(StateError, match=r"samplers differ: saved \['Shuffled.rng'.*current \['ByState'"):
+        make_sampled("state_dict", 0).load_state_dict(state)
+    damaged = state | {"samplers": [part | {"state": 3} for part in state["samplers"]]}
+    resumed = make_sampled("numpy", 0)
+    resumed.load_state_dict(damaged)
+    with pytest.raises(StateError, match=r"the state of Shuffled\.rng cannot be restored"):
+        iter(resumed)
+
+
+class Drawn(data.IterableDataset):
+    """Numbers in an order from the global generator, unseeded: another in each run."""
+
+    def __iter__(self) -> Iterator[torch.Tensor]:
+        for number in random.SystemRandom().sample(range(SIZE), SIZE):
+            yield torch.full((3, 8, 8), number)
+
+
+def test_an_iterable_dataset_that_does_not_repeat_itself_is_refused() -> None:
+    stopped = rf.DataLoader(Drawn(), BATCH)
+    for _ in itertools.islice(stopped, 3):
+        pass
+    resumed = rf.DataLoader(Drawn(), BATCH)
+    resumed.load_state_dict(stopped.state_dict())
+    with pytest.raises(StateError, match=r"iterable dataset did not repeat itself.*first 3 batches"):
+        iter(resumed)
+
+
+def test_batches_in_any_order_are_not_resumed_within_a_pass() -> None:
+    stopped = rf.DataLoader(Numbers(), BATCH, num_workers=2, in_order=False)
+    next(iter(stopped))
+    state = stopped.state_dict()
+    with pytest.raises(StateError, match=r"in_order=False.*in_order=True"):
+        rf.DataLoader(Numbers(), BATCH).load_state_dict(state)

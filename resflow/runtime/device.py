@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 
@@ -48,3 +49,8 @@ def local_device(name: str) -> str:
             'Start as many processes as there are devices, or name one: device="cuda:N".'
         )
     return f"cuda:{int(rank)}"
+
+
+def on_cpu() -> AbstractContextManager[object]:
+    """While this lasts, tensors are made on the CPU, whatever `torch.set_default_device` was told."""
+    return nullcontext() if torch.get_default_device().type == "cpu" else torch.device("cpu")

@@ -169,6 +169,11 @@ class Finish:
         return targets.classes.long() if isinstance(targets, PixelClasses) else targets
 
 
+def as_it_is(batch: Any) -> Any:
+    """A collate function for what comes whole."""
+    return batch
+
+
 def _are_classes(targets: Any) -> bool:
     """Whether targets are one number for each image, or shares of classes."""
     return isinstance(targets, torch.Tensor) and (

@@ -60,7 +60,8 @@ class GivenOrder:
         parts = (self._sampler, getattr(self._sampler, "sampler", None))
         self._ranked: Any = next((one for one in parts if hasattr(one, "num_replicas") and hasattr(one, "rank")), None)
         self._told = 0  # the epoch that the sampler was told last
-        self._drawn: tuple[int, Ids, Ids, list[str]] | None = None  # epoch, indices, lengths of batches, states before
+        # By epoch: indices, lengths of batches, states before. Two, since passes may overlap.
+        self._drawn: dict[int, tuple[Ids, Ids, list[str]]] = {}
 
     @property
     def of_rank(self) -> bool:
@@ -78,7 +79,7 @@ class GivenOrder:
         Raises:
             TypeError: none was drawn, and the sampler has no length.
         """
-        return (len(self._drawn[1]) if self._drawn else len(self._sampler)) * (
+        return (len(list(self._drawn.values())[-1][0]) if self._drawn else len(self._sampler)) * (
             self._ranked.num_replicas if self.of_rank else 1
         )
 
@@ -138,10 +139,10 @@ class GivenOrder:
 
     def state(self, epoch: int) -> dict[str, Any]:
         """What a saved state holds of the order: plain JSON values."""
-        drawn = self._drawn
-        if drawn is None or drawn[0] != epoch:
+        drawn = self._drawn.get(epoch)
+        if drawn is None:
             return {"generators": self._generators(), "digest": None}
-        return {"generators": drawn[3], "digest": None if self.of_rank else _digest(drawn[1])}
+        return {"generators": drawn[2], "digest": None if self.of_rank else _digest(drawn[0])}
 
     def restore(self, epoch: int, state: object) -> None:
         """Draw the order of an epoch again.
@@ -158,7 +159,7 @@ class GivenOrder:
                 owner.set_state(torch.frombuffer(bytearray.fromhex(held), dtype=torch.uint8))
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise StateError(f"saved state: sampler cannot be read ({error}). Use an earlier state.") from error
-        self._drawn = None
+        self._drawn.clear()
         if digest is not None and digest != _digest(self._epoch(epoch)[0]):
             raise StateError(
                 f"saved state: the sampler, {self.name}, gives another order than it did. Give it its random numbers "
@@ -174,8 +175,8 @@ class GivenOrder:
 
     def _epoch(self, epoch: int) -> tuple[Ids, Ids]:
         """Indices of an epoch, and how many each batch has."""
-        if self._drawn is not None and self._drawn[0] == epoch:
-            return self._drawn[1:3]
+        if epoch in self._drawn:
+            return self._drawn[epoch][:2]
         before = self._generators()
         if callable(tell := getattr(self._sampler, "set_epoch", None)):
             tell(epoch)
@@ -193,8 +194,9 @@ class GivenOrder:
         if self.batches and not all(parts):
             raise ConfigError(f"{self.name} gave a batch without indices. Leave it out.")
         ids = check_ids([index for part in parts for index in part], self._count, self.name)
-        self._drawn = epoch, ids, np.array(list(map(len, parts)), dtype=np.int64), before
-        return self._drawn[1:3]
+        self._drawn = dict([*self._drawn.items()][-1:])
+        self._drawn[epoch] = ids, np.array(list(map(len, parts)), dtype=np.int64), before
+        return self._drawn[epoch][:2]
 
     def _generators(self) -> list[str]:
         return [owner.get_state().numpy().tobytes().hex() for owner in _owners(self._sampler)]

@@ -8,7 +8,10 @@ from typing import Any
 
 from resflow.batch import Batch
 from resflow.errors import ResflowError
+from resflow.runtime.device import on_cpu
 from resflow.runtime.meter import Meter
+from resflow.runtime.run import PlannedRun
+from resflow.runtime.stream_run import StreamRun
 from resflow.runtime.trainers import TrackedLoop
 from resflow.runtime.workers import READ_ERRORS, WorkerWatch
 
@@ -20,28 +23,35 @@ class Loop(Iterator[Any]):
 
     Args:
         loader: the loader; its `collate_fn` finishes a batch.
-        batches: the pass, uint8.
+        run: its run, in which a pass was begun.
+        batches: what workers, thread or this process make.
         steps: how many batches the pass has, where that is known.
         meter: takes the pass's times.
         watch: the watch over the worker processes, if there are any.
     """
 
     def __init__(
-        self, loader: Any, batches: Iterator[Batch], steps: int | None, meter: Meter, watch: WorkerWatch | None = None
+        self,
+        loader: Any,
+        run: PlannedRun | StreamRun,
+        batches: Iterator[Any],
+        steps: int | None,
+        meter: Meter,
+        watch: WorkerWatch | None = None,
     ) -> None:
-        self._loader, self._left, self._meter = loader, steps, meter
-        self._batches: Iterator[Batch] | None = batches
+        self._loader, self._run, self._left, self._meter = loader, run, steps, meter
+        self._batches: Iterator[Batch] | None = run.walk(batches)
         self._error: ResflowError | None = None
-        self._epoch: int | None = loader.epoch  # None once a batch was asked for
+        self._told: tuple[int, object] | None = (run.told, run.start)  # None once a batch was asked for
         self._instead: Iterator[Any] | None = None
         self._tracked = TrackedLoop(loader)
         self._watch = watch
 
     def __next__(self) -> Any:
-        if self._epoch not in (None, self._loader.epoch):  # Lightning asks for the loop before it names the epoch
-            self.close()
+        told, self._told = self._told, None
+        if told is not None and told[0] != self._run.told and told[1] != self._run.start:
+            self.close()  # Lightning asks for the loop before it names the epoch
             self._instead = iter(self._loader)
-        self._epoch = None
         if self._instead is not None:
             return next(self._instead)
         if self._error is not None:
@@ -49,8 +59,10 @@ class Loop(Iterator[Any]):
         if self._batches is None:
             raise StopIteration
         try:
+            self._loader._meter = self._meter
             self._meter.asked()
-            made = self._next(self._batches)
+            with on_cpu():
+                made = self._next(self._batches)
             self._meter.got(made)
             batch = self._loader.collate_fn(made)
             self._meter.finished(self._loader.collate_fn)
@@ -62,7 +74,6 @@ class Loop(Iterator[Any]):
             if self._watch is not None:
                 self._watch.end()
             self.close()
-            self._loader._iterator = None  # workers that persist may be the dead ones
             raise
         if self._left is not None:
             self._left -= 1

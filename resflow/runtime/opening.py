@@ -17,7 +17,6 @@ from resflow.runtime.device import local_device
 from resflow.runtime.run import PlannedRun
 from resflow.runtime.skip import is_of_sample
 from resflow.runtime.stream_run import StreamRun
-from resflow.runtime.world import current_world
 from resflow.skip import Skip
 from resflow.sources import Source
 from resflow.sources.named import open_named
@@ -53,7 +52,7 @@ def open_run(
         shuffle: whether each epoch has an order of its own.
         drop_last: whether samples are left out rather than a batch be short.
         seed: everything random follows from it.
-        world: the rank; default: `current_world`.
+        world: the rank; default: asked for when each pass begins (`current_world`).
         workers: worker processes.
         prefetch: batches ahead where this process decodes in a thread.
         even: whether the short batch is filled up for all ranks.
@@ -74,7 +73,7 @@ def open_run(
     if device != pipeline.device:
         pipeline = replace(pipeline, device=device)
     skips = is_of_sample if isinstance(pipeline.on_error, Skip) else None
-    data = _open(dataset, sizes, skips, shuffle=shuffle, seed=seed, world=world or current_world())
+    data = _open(dataset, sizes, skips, shuffle=shuffle, seed=seed, world=world)
     threads = workers or torch.get_num_threads()
     if isinstance(data, Source):
         return PlannedRun(
@@ -106,7 +105,7 @@ def open_run(
         batch_size=batch_size,
         drop_last=drop_last,
         seed=seed,
-        world=world or current_world(),
+        world=world,
         workers=workers,
         threads=threads,
         prefetch=prefetch,
@@ -114,7 +113,7 @@ def open_run(
 
 
 def _open(
-    dataset: Any, sizes: Any, skips: Skips | None, *, shuffle: bool, seed: int, world: World
+    dataset: Any, sizes: Any, skips: Skips | None, *, shuffle: bool, seed: int, world: World | None
 ) -> Source | Iterable[Any]:
     if isinstance(dataset, Source | IterableDataset):
         return dataset

@@ -14,7 +14,6 @@ from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
 import torch
-from torch.utils.data import get_worker_info
 
 from resflow.errors import ConfigError
 from resflow.runtime.finish import Failure
@@ -34,11 +33,6 @@ class Parcel:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return pickle.loads, (_packed(self.content),)
-
-
-def handed_over(content: Any) -> Any:
-    """A collate function for what comes whole; in a worker it is wrapped for its way to the loop."""
-    return content if get_worker_info() is None else Parcel(content)
 
 
 def _packed(content: Any) -> bytes:

@@ -26,7 +26,9 @@ from resflow.plan import (
 )
 from resflow.runtime.finish import Failure
 from resflow.runtime.given import GivenOrder, check_sampler
+from resflow.runtime.passes import Passes
 from resflow.runtime.planned import PlannedDataset, PlanSampler
+from resflow.runtime.planned_pass import PlannedPass
 from resflow.runtime.prefetch import Prefetcher, prefetched
 from resflow.runtime.skip import SkipReport, without
 from resflow.runtime.world import Ranks
@@ -111,7 +113,11 @@ class PlannedRun:
         self._given = None if sampler is None and batch_sampler is None else self._order_of(sampler, batch_sampler)
         self.epoch = self.step = self._start = 0
         self._begun = False
-        self._report = SkipReport(pipeline.on_error if isinstance(pipeline.on_error, Skip) else None)
+        self.passes: Passes[PlannedPass] = Passes()
+        self.told = 0
+        """How often the place was set from outside."""
+        self._skip = pipeline.on_error if isinstance(pipeline.on_error, Skip) else None
+        self._report = SkipReport(self._skip)
         self.sampler = PlanSampler(self)
         if self._given is None:
             self.length(0)  # a plan that cannot be made is refused now, not at the first pass
@@ -173,11 +179,13 @@ class PlannedRun:
         """
         asked = None if self._given is None else self._given.asked_epoch()
         if asked is not None or self._begun:
-            self.set_epoch(self.epoch + 1 if asked is None else asked)
+            self._set(self.epoch + 1 if asked is None else asked)
         self.ranks.warn_of_repeats()
         self._begun = True
         self.step = self._start
-        self._report.begin(resumes=self._start > 0)
+        if self._start == 0:
+            self._report = SkipReport(self._skip)
+        self._report.begin(resumes=True)
         return False
 
     def cancel(self) -> None:
@@ -189,17 +197,37 @@ class PlannedRun:
         """The bad samples that this rank has skipped in the pass under way, or the last one."""
         return tuple(self._report.records)
 
-    def advance(self, epoch: int, step: int, skipped: tuple[Skipped, ...] = ()) -> None:
-        """Note that a batch is handed out, and what was skipped of it.
+    @property
+    def start(self) -> tuple[int, int]:
+        """Epoch and step at which the next pass begins, or the last one began."""
+        return self.epoch, self._start
 
-        Raises:
-            SkipBudgetError: more was skipped than may be.
-        """
-        self._report.take(skipped, samples=self.samples // self.world.size)
-        self.epoch, self.step = epoch, step
+    @property
+    def report(self) -> SkipReport:
+        """What this rank has skipped in the pass under way."""
+        return self._report
+
+    @property
+    def rank_samples(self) -> int:
+        """Samples of this rank's part of an epoch."""
+        return self.samples // self.world.size
+
+    def advance(self, epoch: int, step: int, report: SkipReport) -> None:
+        """Note that a batch is handed out."""
+        self.epoch, self.step, self._report = epoch, step, report
+
+    def end(self, epoch: int) -> None:
+        """Note that a pass over an epoch has come to its end."""
+        self._set(epoch + 1)
+        self.passes.settle()
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch of the next pass; a restored place in that epoch is kept."""
+        self.told += 1
+        self._set(epoch)
+        self.passes.settle()
+
+    def _set(self, epoch: int) -> None:
         if type(epoch) is not int or epoch < 0:
             raise ConfigError(f"epoch must be a whole number of at least 0; got {epoch!r}")
         untouched = epoch == self.epoch and self.step == self._start  # no batch was handed out since
@@ -247,8 +275,11 @@ class PlannedRun:
                 f"saved state: step is {cursor.step}, but epoch {cursor.epoch} has {length} batches. "
                 "The state is damaged; use an earlier one."
             )
+        self._report = SkipReport(self._skip)
         self._report.restore(state)
+        self.told += 1
         self._go(cursor.epoch, cursor.step)
+        self.passes.settle()
         if self._report.records:
             self._report.keep(self._own)
         self.sampler.restored = cursor.epoch, cursor.step == length
@@ -282,7 +313,7 @@ class PlannedRun:
         Args:
             batches: what workers, thread or this process make.
         """
-        return _Walk(self, batches)
+        return PlannedPass(self, batches)
 
     def prefetched(self) -> Iterator[Batch | Failure]:
         """The batches of a pass, made ahead by two threads of this process: one reads, the other decodes."""
@@ -345,29 +376,6 @@ class PlannedRun:
         self.epoch = epoch
         self.step = self._start = step
         self._begun = False
-
-
-class _Walk(Iterator[Batch]):
-    """One pass: counts batches, raises what went wrong in a worker, moves to the next epoch at the end."""
-
-    def __init__(self, run: PlannedRun, batches: Iterator[Batch | Failure]) -> None:
-        self._run, self._batches = run, batches
-        self._epoch, self._step = run.epoch, run.step
-
-    def __next__(self) -> Batch:
-        try:
-            batch = next(self._batches)
-        except StopIteration:
-            self._run.set_epoch(self._epoch + 1)
-            raise
-        if isinstance(batch, Failure):
-            try:
-                raise batch.error
-            finally:
-                del batch  # the error's traceback holds this frame, and would hold the error
-        self._run.advance(self._epoch, self._step + 1, batch.skipped)
-        self._step += 1
-        return batch
 
 
 def _buckets(pipeline: Pipeline, source: Source) -> Buckets:

@@ -142,6 +142,19 @@ class SkipReport:
             raise self._over(self.skip, samples)
         self._settled = len(self.records)
 
+    def count(self, batch: object, dropped: Sequence[Skipped]) -> None:
+        """Take in what was skipped before and in a batch of a stream, whose samples are counted as they come.
+
+        Raises:
+            SkipBudgetError: more are skipped than may be.
+        """
+        if self.skip is None:
+            return
+        blank, count = (batch.skipped, len(batch)) if isinstance(batch, Batch) else ((), 0)
+        seen = self.seen + len(dropped) + count
+        self.take((*dropped, *blank), samples=seen)
+        self.seen = seen
+
     def state(self) -> dict[str, Any]:
         """What a saved state holds of it: plain JSON values, nothing where nothing was skipped."""
         records = [asdict(record) for record in self.records[: self._settled]]

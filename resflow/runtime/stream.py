@@ -7,7 +7,6 @@ stream times the number of streams plus the number of the stream, so that none c
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -23,11 +22,13 @@ from resflow.headers import whole_header
 from resflow.pipeline import Pipeline
 from resflow.plan import Buckets, OnlineBucketer, PixelBudget, PlannedBatch, World
 from resflow.runtime.blank import with_blanks
+from resflow.runtime.digest import checksum
 from resflow.runtime.finish import Failure
 from resflow.runtime.labels import batch_targets, sample_target, without_content, without_samples
 from resflow.runtime.maker import BatchMaker
 from resflow.runtime.meter import Stopwatch, batch_cost
 from resflow.runtime.skip import Faults, is_of_sample, make_sound, skipped
+from resflow.runtime.tell import tell_epoch, tell_world
 from resflow.skip import Skip, Skipped
 from resflow.sources.base import NO_TARGET, Sample
 from resflow.sources.groups import IMAGE_EXTENSIONS
@@ -47,6 +48,7 @@ class Tagged:
         digest: of all samples in the worker's batches up to and with this one.
         payload: a batch; a failure, after which nothing comes; None: the stream has ended.
         dropped: bad samples of unknown size, left out since the batch before.
+        marks: a checksum of each sample of the batch.
     """
 
     worker: int
@@ -55,6 +57,7 @@ class Tagged:
     digest: int
     payload: Batch | Failure | None
     dropped: tuple[Skipped, ...] = ()
+    marks: tuple[int, ...] = ()
 
     def pin_memory(self, device: torch.device | str | None = None) -> Tagged:
         """The same with the batch in pinned memory."""
@@ -71,6 +74,7 @@ class Request:
     planned: PlannedBatch
     rows: list[_Row]
     dropped: tuple[Skipped, ...]
+    marks: tuple[int, ...]
     spent: Stopwatch
 
 
@@ -99,7 +103,8 @@ class BucketedStream(torch.utils.data.IterableDataset[Tagged]):
     """Wraps an iterable of samples and yields finished batches, each tagged with its worker.
 
     Samples are `Sample`s, webdataset's dicts, (image, target) or bare images, an image in any form that
-    `resflow.sources.items.as_image` takes. Before each pass the stream is told the epoch (`tell_epoch`).
+    `resflow.sources.items.as_image` takes. Before each pass the stream is told the epoch and the rank (`tell`). Passes
+    may overlap: each goes by what `start_at` said last before it began.
 
     Args:
         stream: the samples of one epoch each time it is iterated over; where it is to be resumed, the same ones in the
@@ -113,24 +118,48 @@ class BucketedStream(torch.utils.data.IterableDataset[Tagged]):
     def __init__(
         self, stream: Iterable[Any], pipeline: Pipeline, settings: StreamSettings, *, workers: int, maker: BatchMaker
     ) -> None:
-        self.stream, self.pipeline, self.settings = stream, pipeline, settings
+        self.stream, self.pipeline = stream, pipeline
+        self.settings = settings
+        """What decides the batches; the rank may be set anew before a pass."""
         self._skips = isinstance(pipeline.on_error, Skip)
         self._maker = maker
         self.buckets: Buckets | int = pipeline.buckets
         """The buckets, or how many to learn; set once they are learned."""
-        count = max(1, workers)
-        # Persistent workers are told epoch and place through shared memory: epoch, batches to skip, their digests.
-        self._place = torch.zeros(1 + 2 * count, dtype=torch.int64)
-        if workers:
-            self._place.share_memory_()  # type: ignore[no-untyped-call]
+        self.given_world: World | None = None
+        """The rank, where the loader was told it."""
+        self._workers = workers
+        self._place = self._lasting = torch.zeros(1 + 2 * max(1, workers), dtype=torch.int64, device="cpu")
+        self.start_at(0, [0] * max(1, workers), [0] * max(1, workers))
 
-    def start_at(self, epoch: int, handed: list[int], digests: list[int]) -> None:
-        """Say where the next pass begins: its epoch, and of each worker the batches handed out and their digest."""
-        self._place.copy_(torch.tensor([epoch, *handed, *digests], dtype=torch.int64))
+    def start_at(
+        self, epoch: int, handed: list[int], digests: list[int], *, living: bool = False, guest: bool = False
+    ) -> None:
+        """Say where the next pass begins.
+
+        Args:
+            epoch: of the pass.
+            handed: of each worker, the batches that were handed out.
+            digests: of each worker, their digest.
+            living: whether workers that persist must learn of it, through the memory that they share.
+            guest: whether workers of another pass persist meanwhile.
+        """
+        place = torch.tensor([epoch, *handed, *digests], dtype=torch.int64, device="cpu")
+        if living:
+            self._place = self._lasting
+            self._place.copy_(place)
+            return
+        if self._workers:
+            place.share_memory_()  # type: ignore[no-untyped-call]
+        self._place = place
+        if not guest:
+            self._lasting = place
 
     def __iter__(self) -> Iterator[Tagged]:
         """Batches of this worker's stream, then one item without a payload; or a failure, then nothing."""
-        for request in self.requests():
+        return self._tagged(self.requests())
+
+    def _tagged(self, requests: Iterator[Request | Tagged]) -> Iterator[Tagged]:
+        for request in requests:
             tagged = self.make(request)
             yield tagged
             if isinstance(tagged.payload, Failure):
@@ -138,25 +167,29 @@ class BucketedStream(torch.utils.data.IterableDataset[Tagged]):
 
     def requests(self) -> Iterator[Request | Tagged]:
         """The same without decoding: what `make` takes."""
-        info = torch.utils.data.get_worker_info()
-        worker, workers = (0, 1) if info is None else (info.id, info.num_workers)
+        worker = _part()[0] if self._workers else 0  # a loader without workers may live in another's worker
         place = self._place.tolist()
         count = len(place) // 2
-        epoch, skip, expected = place[0], place[1 + worker], place[1 + count + worker]
+        return self._requests(place[0], place[1 + worker], place[1 + count + worker], worker)
+
+    def _requests(self, epoch: int, skip: int, expected: int, worker: int) -> Iterator[Request | Tagged]:
+        """This worker's batches after the first `skip`, whose digest must be the expected one."""
         number = digest = 0
         dropped: list[Skipped] = []
         spent = Stopwatch()
         reach = -1
         try:
-            for planned, rows in self._planned(epoch, worker, workers, dropped, spent):
-                digest = _chained(digest, planned, rows)
+            for planned, rows in self._planned(epoch, dropped, spent):
+                marks = tuple(checksum((sample.image, sample.target)) for sample, _, _ in rows)
+                keys = [sample.key for sample, _, _ in rows]
+                digest = checksum((planned.shape, planned.resolution, keys, marks), digest)
                 # When a batch comes out depends on whether buckets were known; what is in it does not.
                 reach = max(reach, int(planned.sample_ids.max()))
                 left_out = tuple(replace(one, step=number) for one in dropped if one.sample_id < reach)
                 dropped[:] = [one for one in dropped if one.sample_id > reach]
                 number += 1
                 if number > skip:
-                    yield Request(worker, number - 1, digest, planned, rows, left_out, Stopwatch(spent.take()))
+                    yield Request(worker, number - 1, digest, planned, rows, left_out, marks, Stopwatch(spent.take()))
                 elif number == skip and digest != expected:
                     raise self._changed(f"its first {skip} batch(es) hold other samples", worker)
             if number < skip:
@@ -178,14 +211,17 @@ class BucketedStream(torch.utils.data.IterableDataset[Tagged]):
             payload = Failure(error if at is None else error.located(key=at.key, shard=at.shard))
         except ResflowError as error:
             payload = Failure(error)
-        return Tagged(request.worker, planned.epoch, request.number, request.digest, payload, request.dropped)
+        return Tagged(
+            request.worker, planned.epoch, request.number, request.digest, payload, request.dropped, request.marks
+        )
 
     def sizes(self, most: int) -> np.ndarray[Any, np.dtype[np.int32]]:
         """int32 [N, 2]: heights and widths of the first samples, `most` of them at most."""
-        tell_epoch(self.stream, int(self._place[0]))
+        epoch = int(self._place[0])
+        self._tell(epoch)
         found = []
         for position, item in enumerate(self.stream):
-            row = self._read(item, position, position)
+            row = self._read(item, position, position, epoch)
             if not isinstance(row, Skipped):
                 found.append(row[1:])
             if len(found) == most:
@@ -213,6 +249,12 @@ class BucketedStream(torch.utils.data.IterableDataset[Tagged]):
             streams=settings.world.size * workers,
             learn=settings.learn,
         )
+
+    def _tell(self, epoch: int) -> None:
+        """Tell the stream its epoch, and shards which rank they are read for."""
+        tell_epoch(self.stream, epoch)
+        here = torch.utils.data.get_worker_info() is None
+        tell_world(self.stream, self.given_world if here else self.settings.world)
 
     def _made(self, request: Request, samples: list[Sample]) -> Batch:
         """The batch of samples, with blank places for those that cannot be decoded."""
@@ -243,10 +285,10 @@ class BucketedStream(torch.utils.data.IterableDataset[Tagged]):
         return replace(whole, cost=cost, skipped=tuple(replace(one, step=request.number) for one in whole.skipped))
 
     def _planned(
-        self, epoch: int, worker: int, workers: int, dropped: list[Skipped], spent: Stopwatch
+        self, epoch: int, dropped: list[Skipped], spent: Stopwatch
     ) -> Iterator[tuple[PlannedBatch, list[_Row]]]:
         """Batches as they fill up, with their samples; what is left out is added to `dropped`, time to `spent`."""
-        world = self.settings.world
+        world, (worker, workers) = self.settings.world, _part()
         streams, this = world.size * workers, world.rank * workers + worker
         bucketer = self.bucketer(epoch, workers)
         waiting: dict[int, _Row] = {}
@@ -255,11 +297,11 @@ class BucketedStream(torch.utils.data.IterableDataset[Tagged]):
             for planned in batches:
                 yield planned, [waiting.pop(number) for number in planned.sample_ids.tolist()]
 
-        tell_epoch(self.stream, epoch)
+        self._tell(epoch)
         for position, item in enumerate(spent.over("read", self.stream)):
             number = position * streams + this
             with spent.on("read"):
-                row = self._read(item, position, number)
+                row = self._read(item, position, number, epoch)
             if isinstance(row, Skipped):
                 dropped.append(row)
                 continue
@@ -273,14 +315,14 @@ class BucketedStream(torch.utils.data.IterableDataset[Tagged]):
             self.buckets = bucketer.buckets
         yield from taken(batches)
 
-    def _read(self, item: Any, position: int, number: int) -> _Row | Skipped:
+    def _read(self, item: Any, position: int, number: int, epoch: int) -> _Row | Skipped:
         """An item of the stream as a sample with its size; or, where it is to be skipped, what is wrong with it."""
         try:
             return self._sized(item, position, number)
         except Exception as error:
             if not (self._skips and is_of_sample(error)):
                 raise
-            return skipped(error, *self._name(item, number), epoch=int(self._place[0]), step=0, sample_id=number)
+            return skipped(error, *self._name(item, number), epoch=epoch, step=0, sample_id=number)
 
     def _sized(self, item: Any, position: int, number: int) -> _Row:
         sample = self._sample(item, position, number)
@@ -340,32 +382,7 @@ class BucketedStream(torch.utils.data.IterableDataset[Tagged]):
         )
 
 
-def tell_epoch(stream: Any, epoch: int) -> None:
-    """Tell a stream, and what it wraps, which epoch comes.
-
-    `set_epoch(epoch)` is called where there is one, else an attribute `epoch` that is a whole number is set; so, too,
-    with the stream's `dataset` and the stages of a webdataset pipeline. webdataset's own stages count epochs as they
-    start, so that theirs is set to one less.
-
-    Args:
-        stream: any iterable.
-        epoch: at least 0.
-    """
-    if callable(getattr(stream, "set_epoch", None)):
-        stream.set_epoch(epoch)
-    elif type(getattr(stream, "epoch", None)) is int:
-        stream.epoch = epoch
-    stages = getattr(stream, "pipeline", None)
-    for stage in stages if isinstance(stages, list) else ():
-        if not type(stage).__module__.startswith("webdataset."):
-            tell_epoch(stage, epoch)
-        elif type(getattr(stage, "epoch", None)) is int:
-            stage.epoch = epoch - 1
-    if isinstance(inner := getattr(stream, "dataset", None), Iterable):
-        tell_epoch(inner, epoch)
-
-
-def _chained(digest: int, planned: PlannedBatch, rows: list[_Row]) -> int:
-    """A checksum over keys, sizes and bytes' counts of all samples so far, and of the batches they are in."""
-    what = [(sample.key, height, width, len(sample.image)) for sample, height, width in rows]
-    return zlib.crc32(repr((planned.shape, planned.resolution, what)).encode(errors="surrogateescape"), digest)
+def _part() -> tuple[int, int]:
+    """Which of how many worker processes this is."""
+    info = torch.utils.data.get_worker_info()
+    return (0, 1) if info is None else (info.id, info.num_workers)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import copy
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+import itertools
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from types import FrameType
 from typing import Any
 
@@ -14,36 +13,24 @@ import torch
 import torch.utils.data
 
 from resflow.batch import Batch
-from resflow.errors import ConfigError, ResflowError, StateError, WorkerError
+from resflow.errors import ConfigError, ResflowError, StateError
 from resflow.pipeline import Pipeline
 from resflow.plan import Buckets, Cursor, PixelBudget, World, learn_buckets
 from resflow.plan.online import default_learn, most_samples
-from resflow.runtime.finish import Failure
+from resflow.runtime.finish import Failure, as_it_is
 from resflow.runtime.maker import BatchMaker
+from resflow.runtime.overlap import Overlap
+from resflow.runtime.passes import Passes
 from resflow.runtime.prefetch import Prefetcher, prefetched
 from resflow.runtime.skip import SkipReport, without
 from resflow.runtime.stream import BucketedStream, StreamSettings, Tagged
+from resflow.runtime.stream_pass import Place, StreamPass
+from resflow.runtime.tell import given_world
 from resflow.skip import Skip, Skipped
+from resflow.sources.stream import ShardStream
+from resflow.world import current_world
 
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where a pass is.
-
-    Args:
-        handed: of each worker, the batches of its stream that were handed out.
-        digests: of each worker, the digest of their samples.
-        turn: the worker whose batch comes next.
-    """
-
-    handed: tuple[int, ...]
-    digests: tuple[int, ...]
-    turn: int = 0
-
-    @classmethod
-    def start(cls, workers: int) -> Place:
-        """The beginning of an epoch."""
-        return cls((0,) * workers, (0,) * workers)
+_numbers = itertools.count()  # of this process's streams, alike on all ranks
 
 
 class StreamRun:
@@ -55,7 +42,8 @@ class StreamRun:
         batch_size: samples in a rank's batch, or a pixel budget.
         drop_last: whether each worker leaves out what does not fill a batch at its stream's end.
         seed: everything random about a sample follows from it.
-        world: the rank.
+        world: the rank; None: the one its shards were made for, else asked for when each pass begins, as a trainer may
+            form the group of processes after the loader was made.
         workers: worker processes; 0: this process.
         threads: decoding threads in this process.
         prefetch: batches ahead where this process decodes in a thread.
@@ -75,7 +63,7 @@ class StreamRun:
         batch_size: int | PixelBudget | None,
         drop_last: bool,
         seed: int,
-        world: World,
+        world: World | None,
         workers: int,
         threads: int,
         prefetch: int,
@@ -93,11 +81,12 @@ class StreamRun:
         """Whether a thread of this process makes the batches, so that the loader needs no workers."""
         self.workers = 0 if self.in_this_process else workers
         """Worker processes that the loader is to have."""
+        self._world = given_world(stream, world)
         self._settings = StreamSettings(
             batch_size=batch_size,
             drop_last=drop_last,
             seed=seed,
-            world=world,
+            world=self.world,
             epoch_size=epoch_size,
             learn=default_learn(batch_size) if learn is None else learn,
         )
@@ -114,19 +103,31 @@ class StreamRun:
         self.dataset.bucketer()  # wrong settings are refused now, not at the first pass
         if not isinstance(pipeline.buckets, Buckets):
             self._learned(np.ones((1, 2), dtype=np.int32))
-        if callable(check := getattr(stream, "check_parts", None)):
-            check(world.size * max(1, self.workers))
+        self.dataset.given_world = self._world
+        self._check_parts()
         self.epoch = 0
         self.place = Place.start(max(1, self.workers))
         self._begun = False
-        self._report = SkipReport(pipeline.on_error if isinstance(pipeline.on_error, Skip) else None)
-        self._told: Buckets | int | None = None
+        self.passes: Passes[StreamPass] = Passes()
+        self.told = 0
+        """How often the place was set from outside."""
+        self._skip = pipeline.on_error if isinstance(pipeline.on_error, Skip) else None
+        self._report = SkipReport(self._skip)
+        self._known: tuple[Buckets | int, World] | None = None
+        self._number = next(_numbers)
+        self.overlap: Overlap | None = None
+        """Compares the streams of the first pass; None where Resflow divides them."""
+
+    @property
+    def world(self) -> World:
+        """The rank."""
+        return self._world or current_world()
 
     @property
     def global_batch_size(self) -> int | None:
         """Samples of a batch over all ranks, None with a pixel budget."""
         size = self._settings.batch_size
-        return None if isinstance(size, PixelBudget) else size * self._settings.world.size
+        return None if isinstance(size, PixelBudget) else size * self.world.size
 
     def remainder(self) -> int:
         """0: nothing is repeated."""
@@ -138,35 +139,47 @@ class StreamRun:
         return self.dataset.buckets if isinstance(self.dataset.buckets, Buckets) else None
 
     def asked(self, _frame: FrameType) -> None:
-        """Nothing: a stream has no length, and its ranks are those of its settings."""
+        """Nothing: a stream has no length, and its rank is asked for when a pass begins."""
 
-    def begin(self, **options: Any) -> bool:
+    def begin(self, *, living: bool = False, guest: bool = False, **options: Any) -> bool:
         """Start a pass: the rest of a restored epoch, the epoch that was set, or the one after the last pass.
 
         With worker processes, buckets that are not known yet are learned here: one process of its own reads the first
         samples of the rank's stream, so that all workers have the same shapes and this process's stream is untouched.
 
         Args:
+            living: whether worker processes of an earlier pass are to go on.
+            guest: whether those of a pass that is still under way persist, beside the ones that are to be started.
             options: `worker_init_fn`, `multiprocessing_context` and `timeout` of the loader, for that process.
 
         Returns:
-            Whether worker processes that still live from an earlier pass have other buckets, and must be replaced.
+            Whether those processes know other buckets or another rank, and must be replaced.
 
         Raises:
+            ConfigError: there are fewer shards than streams.
             ResflowError: a sample cannot be read.
         """
         if self._begun:
-            self.set_epoch(self.epoch + 1)
-        self.dataset.start_at(self.epoch, list(self.place.handed), list(self.place.digests))
+            self._go(self.epoch + 1)
+        self.dataset.settings = replace(self.dataset.settings, world=self.world)
+        self._check_parts()
+        place = list(self.place.handed), list(self.place.digests)
+        self.dataset.start_at(self.epoch, *place, living=living, guest=guest)
         if self.workers and self.buckets is None:
             sizes = _first_sizes(self.dataset, self._settings.learn, options)
             if len(sizes):
                 self.dataset.buckets = self._learned(sizes)
         self._begun = True
-        self._report.begin(resumes=any(self.place.handed))
-        stale = self._told is not None and self._told is not self.dataset.buckets
-        self._told = self.dataset.buckets
-        return stale and self.workers > 0
+        if self.overlap is None and not isinstance(self.dataset.stream, ShardStream):
+            name = type(self.dataset.stream).__name__
+            self.overlap = Overlap(name, self.world, max(1, self.workers), self._number)
+        if not any(self.place.handed):
+            self._report = SkipReport(self._skip)
+        self._report.begin(resumes=True)
+        if guest:
+            return False
+        known, self._known = self._known, (self.dataset.buckets, self.world)
+        return living and (known is None or known[0] is not self.dataset.buckets or known[1] != self.world)
 
     def cancel(self) -> None:
         """Undo `begin` where no batch could be handed out: the next pass is the same one."""
@@ -177,31 +190,45 @@ class StreamRun:
         """The bad samples that this rank has skipped in the pass under way, or the last one."""
         return tuple(self._report.records)
 
-    def count(self, tagged: Tagged) -> None:
-        """Note what is skipped of what comes next.
+    @property
+    def start(self) -> tuple[int, Place]:
+        """Epoch and place of the next pass, as long as none has handed out a batch."""
+        return self.epoch, self.place
 
-        Raises:
-            SkipBudgetError: more was skipped than may be.
-        """
-        batch, report = tagged.payload, self._report
-        if report.skip is None:
-            return
-        blank, count = (batch.skipped, len(batch)) if isinstance(batch, Batch) else ((), 0)
-        seen = report.seen + len(tagged.dropped) + count
-        report.take((*tagged.dropped, *blank), samples=seen)
-        report.seen = seen
+    @property
+    def report(self) -> SkipReport:
+        """What this rank has skipped in the pass under way."""
+        return self._report
 
-    def advance(self, epoch: int, place: Place) -> None:
+    def advance(self, epoch: int, place: Place, report: SkipReport) -> None:
         """Note that a batch was handed out."""
-        self.epoch, self.place = epoch, place
+        self.epoch, self.place, self._report = epoch, place, report
+
+    def end(self, epoch: int) -> None:
+        """Note that a pass over an epoch has come to its end."""
+        if self.overlap is not None:
+            self.overlap.end()
+        if self.epoch == epoch:
+            self._go(epoch + 1)
+        self.passes.settle()
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch of the next pass; a restored place in that epoch is kept."""
         if type(epoch) is not int or epoch < 0:
             raise ConfigError(f"epoch must be a whole number of at least 0; got {epoch!r}")
+        self.told += 1
+        self._go(epoch)
+        self.passes.settle()
+
+    def _go(self, epoch: int) -> None:
         if epoch != self.epoch or self._begun:
             self.place = Place.start(max(1, self.workers))
         self.epoch, self._begun = epoch, False
+
+    def _check_parts(self) -> None:
+        """Refuse to deal out shards to more streams than there are."""
+        if callable(check := getattr(self.dataset.stream, "check_parts", None)):
+            check(self.world.size, max(1, self.workers))
 
     def state(self) -> dict[str, Any]:
         """The place, and what the batches depend on: plain JSON values. It belongs to this rank alone."""
@@ -258,8 +285,11 @@ class StreamRun:
             raise StateError(f"saved state: streams do not fit together: {streams!r}. Use an earlier state.")
         if buckets and not isinstance(self.pipeline.buckets, Buckets) and not _same(buckets, self.buckets):
             self.dataset.buckets = buckets
+        self._report = SkipReport(self._skip)
         self._report.restore(state)
+        self.told += 1
         self.epoch, self.place, self._begun = cursor.epoch, place, False
+        self.passes.settle()
 
     def steps_left(self) -> None:
         """None: how many batches a stream has shows at its end."""
@@ -279,7 +309,7 @@ class StreamRun:
 
     def _cursor(self) -> Cursor:
         settings, stream = self._settings, self.dataset.stream
-        batch_size, world = settings.batch_size, settings.world
+        batch_size, world = settings.batch_size, self.world
         decides = {
             "batch_size": batch_size,
             "drop_last": settings.drop_last,
@@ -314,89 +344,6 @@ class StreamRun:
         )
 
 
-class StreamPass(Iterator[Any]):
-    """One pass over a stream: the workers' batches in turn, worker by worker, from the run's place to the end.
-
-    PyTorch gives the batches of the workers in turn, too, but which worker comes next once one has ended depends on
-    timing. So what comes before its turn waits here: never more than PyTorch has under way.
-
-    Args:
-        run: told of each batch that is handed out.
-        items: what workers, thread or this process make.
-        finish: the last steps of a batch in this process (device, normalisation, the user's collate); by default none.
-    """
-
-    def __init__(self, run: StreamRun, items: Iterator[Tagged], finish: Callable[[Batch], Any] | None = None) -> None:
-        self._run, self._items, self._finish = run, items, finish
-        self._epoch, self._place = run.epoch, run.place
-        self._queues: list[deque[Tagged]] = [deque() for _ in self._place.handed]
-        self._live = set(range(len(self._queues)))
-        self._error: ResflowError | None = None
-
-    def __next__(self) -> Any:
-        # What is kept of an error has no traceback: that would hold this pass in a circle, and PyTorch's workers, left
-        # to the garbage collector, take seconds to end.
-        if self._error is not None:
-            raise copy.copy(self._error)
-        try:
-            batch = self._next()
-            return batch if self._finish is None else self._finish(batch)
-        except StopIteration:
-            self._live.clear()
-            self._items = iter(())  # lets go of the workers
-            raise
-        except Exception as error:
-            kept = copy.copy(error) if isinstance(error, ResflowError) else None
-            self._error = kept or WorkerError(
-                f"this pass ended with a {type(error).__name__}, raised before. Start another."
-            )
-            self._items = iter(())
-            raise
-
-    def _next(self) -> Batch:
-        while self._live:
-            place, workers = self._place, len(self._queues)
-            worker = place.turn
-            after = Place(place.handed, place.digests, (worker + 1) % workers)
-            if worker not in self._live:
-                self._place = after
-                continue
-            tagged = self._take(worker)
-            if isinstance(tagged.payload, Failure):
-                raise copy.copy(tagged.payload.error) from tagged.payload.error.__cause__
-            if (tagged.epoch, tagged.number) != (self._epoch, place.handed[worker]):
-                raise ConfigError(
-                    f"worker {worker} gave batch {tagged.number} of epoch {tagged.epoch} where batch "
-                    f"{place.handed[worker]} of epoch {self._epoch} was due: two passes over one loader at once share "
-                    "its workers. End one before the next, or make two loaders."
-                )
-            self._run.count(tagged)
-            if tagged.payload is None:
-                self._live.discard(worker)
-                self._place = after
-                continue
-            handed, digests = list(place.handed), list(place.digests)
-            handed[worker] += 1
-            digests[worker] = tagged.digest
-            self._place = Place(tuple(handed), tuple(digests), after.turn)
-            self._run.advance(self._epoch, self._place)
-            return tagged.payload
-        for _ in self._items:  # nothing comes; PyTorch lets its workers go
-            pass
-        if self._run.epoch == self._epoch:
-            self._run.set_epoch(self._epoch + 1)
-        raise StopIteration
-
-    def _take(self, worker: int) -> Tagged:
-        queue = self._queues[worker]
-        while not queue:
-            tagged = next(self._items, None)
-            if tagged is None:
-                raise WorkerError(f"worker {worker} ended before its stream did; this is a defect of Resflow")
-            self._queues[tagged.worker].append(tagged)
-        return queue.popleft()
-
-
 class _Sizes(torch.utils.data.IterableDataset[Any]):
     """Gives one item: the sizes of a stream's first samples, or a failure."""
 
@@ -416,7 +363,7 @@ def _first_sizes(dataset: BucketedStream, most: int, options: Mapping[str, Any])
         _Sizes(dataset, most),
         batch_size=None,
         num_workers=1,
-        collate_fn=_as_it_is,
+        collate_fn=as_it_is,
         generator=torch.Generator(),
         **options,
     )
@@ -425,10 +372,6 @@ def _first_sizes(dataset: BucketedStream, most: int, options: Mapping[str, Any])
         raise found.error
     sizes: np.ndarray[Any, np.dtype[np.int32]] = found
     return sizes
-
-
-def _as_it_is(item: Any) -> Any:
-    return item
 
 
 def _same(one: Buckets, other: Buckets | None) -> bool:

@@ -15,14 +15,14 @@ import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from multiprocessing import connection, parent_process
+from multiprocessing import connection, current_process, parent_process
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, NoReturn
 
 from torch._C import _remove_worker_pids
 
-from resflow.errors import WorkerError
+from resflow.errors import ConfigError, WorkerError
 
 _EVERY = 0.5  # seconds between looks at the parent, and between looks at what no sentinel tells
 _NOTICE = 0.5  # seconds from the first sign of a death until the thread that watches must have seen it
@@ -34,6 +34,22 @@ SHARED = Path("/dev/shm")
 """Where Linux keeps shared memory."""
 _ending = threading.Event()  # this program ends; set before multiprocessing waits for the workers' ends
 atexit.register(_ending.set)
+
+
+def check_may_start(workers: int) -> None:
+    """Refuse to start worker processes where the system does not let this one.
+
+    Args:
+        workers: how many are to be started.
+
+    Raises:
+        ConfigError: this process is a daemon.
+    """
+    if workers and current_process().daemon:
+        raise ConfigError(
+            f"num_workers is {workers}, and this process, {current_process().name}, is a daemon (such as another "
+            "loader's worker), which cannot start processes. Pass num_workers=0, or make the process with daemon=False."
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,11 +91,11 @@ class WorkerWatch:
 
     def __init__(self, iterator: Any, loader: Any) -> None:
         self._seen = _Seen(tuple(iterator._workers), iterator._timeout)
-        self._iterator = weakref.ref(iterator)
+        self._iterator, self._loader = weakref.ref(iterator), weakref.ref(loader)
         if not iterator._pin_memory:
             _forget_pids(iterator)
         threading.Thread(
-            target=_watch, args=(self._seen, self._iterator, weakref.ref(loader)), name="resflow-workers", daemon=True
+            target=_watch, args=(self._seen, self._iterator, self._loader), name="resflow-workers", daemon=True
         ).start()
 
     def check(self) -> None:
@@ -123,7 +139,9 @@ class WorkerWatch:
     def end(self) -> None:
         """End the workers of a pass that has failed, now: the error's traceback holds the iterator, and one that is
         collected with it cannot reach its workers any more and waits 5 s for each."""
-        iterator = self._iterator()
+        iterator, loader = self._iterator(), self._loader()
+        if loader is not None and loader._iterator is iterator:
+            loader._iterator = None  # it is not to persist
         if iterator is not None and not self._seen.death.is_set():
             iterator._shutdown_workers()
 

@@ -7,7 +7,7 @@ import logging
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import braceexpand
 import numpy as np
@@ -32,6 +32,7 @@ from resflow.sources.groups import (
 from resflow.sources.paths import Shards, shard_paths
 from resflow.sources.store import Store
 from resflow.sources.tar import MAX_MEMBER_BYTES, Member, check_limit, read_members, too_large
+from resflow.world import current_world
 
 __all__ = ["ShardStream", "is_remote", "read_shard", "stream_names"]
 
@@ -51,7 +52,7 @@ class ShardStream(torch.utils.data.IterableDataset[Sample]):
         shuffle: whether the order of the shards is drawn anew for each epoch.
         shuffle_buffer: samples among which the next one is drawn (they wait in memory); 0 keeps the shards' order.
         seed: the order follows from it and the epoch, in [0, 2**64).
-        world: which rank this is.
+        world: which rank this is; default: what torch.distributed, else RANK and WORLD_SIZE, say when a pass begins.
         store: how shards at URLs are read; with a cache each is downloaded whole before its first sample comes.
         max_member_bytes: most bytes that are read for one sample, all its members together; more is a `ShardError`.
 
@@ -79,7 +80,9 @@ class ShardStream(torch.utils.data.IterableDataset[Sample]):
         self.store = store or Store()
         for shard in filter(is_remote, self.shards):
             self.store.check_scheme(shard)
-        self.world = world or World()
+        self.given_world = world
+        """The rank that it was made for, if it was."""
+        self._told_world: World | None = None
         self._shuffle, self._shuffle_buffer, self._seed = shuffle, shuffle_buffer, seed
         self.epoch = 0
 
@@ -91,24 +94,39 @@ class ShardStream(torch.utils.data.IterableDataset[Sample]):
             "\0".join([how, *map(identity, self.shards)]).encode(errors="surrogateescape")
         ).hexdigest()
 
+    @property
+    def world(self) -> World:
+        """The rank whose shards the next pass reads."""
+        return self.given_world or self._told_world or current_world()
+
+    def read_for(self, world: World | None) -> None:
+        """Say which rank the next passes are for, unless it was made for one; None: each pass finds out by itself."""
+        self._told_world = world
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A worker process that was not forked knows of no process group.
+        world = self.world
+        return self.__dict__ | ({"_told_world": world} if world.size > 1 else {})
+
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch that the next pass has the order of; at least 0."""
         self.epoch = epoch
 
-    def check_parts(self, parts: int) -> None:
+    def check_parts(self, ranks: int, workers: int) -> None:
         """Refuse to be dealt out to more streams than there are shards.
 
         Args:
-            parts: ranks times worker processes.
+            ranks: how many.
+            workers: worker processes of each.
 
         Raises:
             ConfigError: some would get no shard.
         """
-        if parts > len(self.shards):
+        if ranks * workers > len(self.shards):
             raise ConfigError(
-                f"{len(self.shards)} shard(s) cannot be dealt out to {parts} streams ({self.world.size} rank(s) with "
-                f"{parts // self.world.size} worker process(es) each): some would get none. Use fewer workers, write "
-                "more and smaller shards, or index them (resflow index), which splits samples, not shards."
+                f"{len(self.shards)} shard(s) cannot be dealt out to {ranks * workers} streams ({ranks} rank(s) with "
+                f"{workers} worker process(es) each): some would get none. Use fewer workers, write more and smaller "
+                "shards, or index them (resflow index), which splits samples, not shards."
             )
 
     def __iter__(self) -> Iterator[Sample]:
@@ -121,8 +139,9 @@ class ShardStream(torch.utils.data.IterableDataset[Sample]):
         """
         info = torch.utils.data.get_worker_info()
         worker, workers = (0, 1) if info is None else (info.id, info.num_workers)
-        parts, part = self.world.size * workers, self.world.rank * workers + worker
-        self.check_parts(parts)
+        world = self.world
+        parts, part = world.size * workers, world.rank * workers + worker
+        self.check_parts(world.size, workers)
         order = np.arange(len(self.shards))
         if self._shuffle:
             order = np.argsort(bits(self._seed, self.epoch, _SHARDS).random_raw(len(order)), kind="stable")

@@ -22,7 +22,8 @@ import resflow as rf
 from resflow.errors import ConfigError, DecodeError, HeaderError, PlanError, StateError, TargetError, WorkerError
 from resflow.plan import World
 from resflow.runtime.stream import BucketedStream
-from resflow.runtime.stream_run import StreamPass, StreamRun
+from resflow.runtime.stream_pass import StreamPass
+from resflow.runtime.stream_run import StreamRun
 from resflow.sources.stream import ShardStream
 from tests.shards import jpeg, make_shards
 
@@ -59,7 +60,8 @@ class Loader(torch.utils.data.DataLoader):
         super().__init__(self.run.dataset, batch_size=None, num_workers=self.run.workers, **options)
 
     def __iter__(self) -> Any:
-        if self.run.begin(worker_init_fn=self.worker_init_fn, multiprocessing_context=self.multiprocessing_context):
+        options = {"worker_init_fn": self.worker_init_fn, "multiprocessing_context": self.multiprocessing_context}
+        if self.run.begin(living=self._iterator is not None, **options):
             self._iterator = None
         return StreamPass(self.run, iter(super().__iter__()))
 
@@ -186,6 +188,36 @@ def test_a_stream_that_does_not_repeat_itself_is_refused_rather_than_resumed_wro
     shorter.run.restore(state | {"streams": state["streams"]})
     with pytest.raises(StateError, match=r"did not repeat itself"):
         next(iter(shorter))
+
+
+def _bmp(number: int) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (16, 16), (number, number, number)).save(buffer, "BMP")
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize(
+    "image",
+    [
+        lambda number: torch.full((3, 16, 16), number, dtype=torch.uint8),
+        lambda number: np.pad(np.array([[number]], np.uint8), 9),
+        lambda number: Image.new("L", (16, 16), number),
+        _bmp,
+    ],
+    ids=["tensor", "one pixel", "pil", "bmp"],
+)
+def test_the_digest_sees_images_of_one_size_without_keys(image: Any, workers: int) -> None:
+    items = [(image(number), 0) for number in range(30)]
+    stopped = Loader(_Iterable(lambda: iter(items)), workers=workers)
+    list(itertools.islice(stopped, 3))
+    resumed = Loader(_Iterable(lambda: iter(items)), workers=workers)
+    resumed.run.restore(stopped.run.state())
+    assert len(list(resumed)) == 8 - 3
+    other = Loader(_Iterable(lambda: iter(items[::-1])), workers=workers)
+    other.run.restore(stopped.run.state())
+    with pytest.raises(StateError, match=r"did not repeat itself.*its first 3 batch\(es\) hold other samples"):
+        next(iter(other))
 
 
 @pytest.mark.parametrize(

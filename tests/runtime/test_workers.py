@@ -114,13 +114,14 @@ def test_a_stream_says_so_too(tmp_path: Path) -> None:
 
 
 class Stream(torch.utils.data.IterableDataset):
-    """Each worker gives all samples."""
+    """Each worker gives all samples, with a target of its own."""
 
     def __init__(self, folder: Path) -> None:
         self.samples = Faulty(folder, "reading")
 
     def __iter__(self) -> Iterator[tuple[object, object]]:
-        return iter([self.samples[number] for number in range(COUNT)])
+        worker = torch.utils.data.get_worker_info().id
+        return iter([(self.samples[number][0], number + worker * COUNT) for number in range(COUNT)])
 
 
 def test_the_checker_sees_what_is_left(tmp_path: Path) -> None:
@@ -140,7 +141,7 @@ def test_the_checker_sees_what_is_left(tmp_path: Path) -> None:
 def test_without_a_pipeline_nothing_stands_between_pytorchs_workers_and_the_loop() -> None:
     loader = rf.DataLoader(Numbers(), batch_size=BATCH, num_workers=1, multiprocessing_context="fork")
     batches = iter(loader)
-    assert type(batches) is torch.utils.data.dataloader._MultiProcessingDataLoaderIter
+    assert isinstance(batches, torch.utils.data.dataloader._MultiProcessingDataLoaderIter)
     assert batches._worker_pids_set
     assert loader.worker_init_fn is None
     assert torch.cat(list(batches)).tolist() == list(range(10))

@@ -280,7 +280,7 @@ def test_fewer_shards_than_streams_are_refused(
     stream = ShardStream(make_shards(3), world=World(0, ranks))
     message = rf"3 shard\(s\) cannot be dealt out to 4 streams \({ranks} rank\(s\) with {workers} worker"
     with pytest.raises(ConfigError, match=message):
-        stream.check_parts(4)
+        stream.check_parts(ranks, workers)
     info = types.SimpleNamespace(id=0, num_workers=workers)
     monkeypatch.setattr(torch.utils.data, "get_worker_info", lambda: info)
     with pytest.raises(ConfigError, match=message):
