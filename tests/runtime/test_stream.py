@@ -386,7 +386,7 @@ def test_a_bad_item_is_named(item: Any, error: type[Exception], message: str, wo
 def test_a_corrupt_image_ends_the_pass_naming_it_and_is_raised_again(workers: int) -> None:
     stream = Numbers()
     data = jpeg(90, 90)
-    stream.items[-1] = (data[: len(data) * 3 // 4] + b"\xff\xd9" + bytes(40), 60)
+    stream.items[-1] = (data[: data.index(b"\xff\xda")] + bytes(40), 60)
     batches = iter(Loader(stream, workers=workers))
     with pytest.raises(DecodeError, match=r"turbo cannot decode image .*\(sample Numbers/\d+\)"):
         list(batches)
