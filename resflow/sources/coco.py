@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,9 @@ from resflow.sources.turned import Upright
 from resflow.targets.boxes import BOX_FORMATS, box_edges
 from resflow.targets.flags import read_flag
 from resflow.targets.mirror import KeypointPairs
+from resflow.targets.segmentations import plain_mask
+
+_LOG = logging.getLogger("resflow")
 
 
 class Coco(AnnotatedSource):
@@ -43,7 +47,9 @@ class Coco(AnnotatedSource):
             coordinates are upright whatever the stated sizes, which may be stored ones, as Label Studio writes them.
             None: False, and a warning where there are such images.
         on_error: "raise" refuses a dataset with problems and names them; "drop" leaves out the objects (and the
-            images that cannot be read, or have another size than stated), logs how many, and keeps the report.
+            images that cannot be read, or have another size than stated), logs how many, and keeps the report; of an
+            object whose mask, keypoints or area alone are wrong that part is left out. "clip" does the same, but cuts
+            boxes, polygons and keypoints over the border there.
 
     Attributes:
         categories: names by category id.
@@ -125,12 +131,15 @@ def _keypoints(coco: CocoFile) -> tuple[tuple[str, ...], tuple[tuple[int, int], 
             f"{coco.where} has a category whose keypoints are no list of names, or whose skeleton is no list of pairs "
             f"of numbers ({error}). Correct the category."
         ) from error
-    if len(kinds) > 1:
-        raise ConfigError(
-            f"{coco.where} has categories with different keypoints: {sorted(names for names, _ in kinds)}; expected "
-            "one set of keypoints a file. Split the file."
+    if len({names for names, _ in kinds}) > 1:
+        _LOG.warning(
+            "%s has categories with different keypoints: %s; its boxes are read, its keypoints are not. Split the file "
+            "by category to have them.",
+            coco.where,
+            sorted({names for names, _ in kinds}),
         )
-    return kinds.pop() if kinds else ((), ())
+        return (), ()
+    return max(kinds, key=lambda kind: (len(kind[1]), kind)) if kinds else ((), ())
 
 
 def _crowd(record: dict[str, Any]) -> bool:
@@ -165,8 +174,8 @@ def _object(
             box=box,
             area=None if area is None else float(area),
             iscrowd=_crowd(record),
-            mask=record.get("segmentation") or None,
-            keypoints=None if points is None else np.asarray(points, np.float64).ravel().tolist(),
+            mask=plain_mask(record.get("segmentation")),
+            keypoints=None if not points else np.asarray(points, np.float64).ravel().tolist(),
         )
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         said = f"no {error}" if isinstance(error, KeyError) else str(error)

@@ -61,7 +61,7 @@ def open_objects(
         keypoints: how many an object has.
         pairs: which of them swap places in a mirror.
         where: the place of an object.
-        on_error: "raise" or "drop".
+        on_error: "raise", "drop" or "clip".
         notes: of the report.
         turned: what EXIF says of the images.
         pixels: whether boxes are known to be pixels; else boxes that look like shares of the image are refused.
@@ -75,11 +75,12 @@ def open_objects(
     if not pixels:
         boxes = np.array([item.box for item in found], np.float64).reshape(-1, 4)
         check_pixels(boxes[np.isfinite(boxes).all(axis=1)], f"all boxes of {name}", _SHARES)
-    sound, wrong = checked_objects(found, files.names, sizes, categories=categories, keypoints=keypoints, where=where)
+    rest, wrong = checked_objects(
+        found, files.names, sizes, categories=categories, keypoints=keypoints, where=where, clip=on_error == "clip"
+    )
     report = LintReport(name, (*problems, *wrong), len(files.names), len(found), (*notes, *turned.notes(found, name)))
     settle(report, on_error)
     files, images = kept_files(files, sizes)
-    rest = [item for item, good in zip(found, sound.tolist(), strict=True) if good]
     if not images.all():
         place = (np.cumsum(images) - 1).tolist()  # of a kept image among those kept
         rest = [item._replace(image=place[item.image]) for item in rest]

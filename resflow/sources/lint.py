@@ -92,8 +92,8 @@ def check_on_error(on_error: str) -> None:
     Raises:
         ConfigError: another value.
     """
-    if on_error not in ("raise", "drop"):
-        raise ConfigError(f"on_error must be 'raise' or 'drop'; got {on_error!r}")
+    if on_error not in ("raise", "drop", "clip"):
+        raise ConfigError(f"on_error must be 'raise', 'drop' or 'clip'; got {on_error!r}")
 
 
 def settle(report: LintReport, on_error: str) -> None:
@@ -101,14 +101,14 @@ def settle(report: LintReport, on_error: str) -> None:
 
     Args:
         report: what was found.
-        on_error: "raise" or "drop".
+        on_error: "raise", "drop" or "clip".
 
     Raises:
         TargetError: there are problems, and `on_error` is "raise".
     """
     if not report.problems:
         return
-    if on_error == "drop":
+    if on_error != "raise":
         _LOG.warning("%s; left out, see the source's .problems", report)
         return
     shown = "".join(f"\n    {problem}" for problem in report.problems[:_SHOWN])

@@ -13,6 +13,8 @@ from resflow.sources.lint import OVERHANG, Problem
 from resflow.sources.objects import Found
 from resflow.sources.run_lengths import compressed_counts
 
+_FAR = 9  # sides of the image that a polygon may lie away where it is cut at the border
+
 
 def checked_objects(
     found: Sequence[Found],
@@ -22,8 +24,12 @@ def checked_objects(
     categories: Collection[int] | None,
     keypoints: int,
     where: Callable[[Found], str],
-) -> tuple[npt.NDArray[np.bool_], list[Problem]]:
-    """Which objects are sound, and what is wrong with the others.
+    clip: bool = False,
+) -> tuple[list[Found], list[Problem]]:
+    """What is sound of the objects, and what is wrong with the rest; an object is one problem at most.
+
+    An object with a wrong box or class is left out. Of one with a wrong mask, keypoint list or area that part alone is:
+    its mask is then empty, its keypoints are not labelled, its area is its box's.
 
     Args:
         found: M objects.
@@ -33,25 +39,26 @@ def checked_objects(
         categories: class numbers that there are, None where any is taken.
         keypoints: how many keypoints an object has, 0 where they have none.
         where: the place of an object, for messages.
+        clip: whether boxes, polygons and keypoints over the border are sound, being cut there.
 
     Returns:
-        bool [M], and the problems, object by object.
+        Objects of the images that have a size, and the problems, object by object.
     """
+    sound: list[Found] = []
     image = np.array([item.image for item in found], np.int64)
     own = sizes[image].astype(np.float64)  # [M, 2]
     height, width = own[:, 0], own[:, 1]
-    sound: npt.NDArray[np.bool_] = own[:, 0] > 0
     boxes = np.array([item.box for item in found], np.float64).reshape(-1, 4)
     finite = np.logical_and.reduce(np.isfinite(boxes), axis=1)
     left, top, right, bottom = np.where(finite[:, None], boxes, 0).T
     outside = np.maximum.reduce((-left, -top, right - width, bottom - height)) > OVERHANG
-    empty = ~outside & (
+    empty = (~outside | clip) & (
         (np.minimum(right, width) <= np.maximum(left, 0)) | (np.minimum(bottom, height) <= np.maximum(top, 0))
     )
-    kinds = np.select([~finite, outside, empty], [1, 2, 3], 0)
+    kinds = np.select([~finite, outside & ~(empty & clip), empty], [1, 2, 3], 0)
     problems: list[Problem] = []
     for place, item in enumerate(found):
-        if not sound[place]:
+        if not height[place]:
             continue
         size = (int(height[place]), int(width[place]))
         wrong: list[tuple[str, str]] = []
@@ -59,18 +66,41 @@ def checked_objects(
             wrong.append(
                 ("unknown category", f"category {item.label} is not among the {len(categories)} of the dataset")
             )
-        if kinds[place]:
+        if kinds[place] and not (clip and kinds[place] == 2):
             wrong.append(_wrong_box(int(kinds[place]), boxes[place].tolist(), size))
+        kept = None if wrong else item
+        parts: list[tuple[str, str]] = []
         if item.area is not None and not (isfinite(item.area) and item.area >= 0):
-            wrong.append(("not finite", f"area {item.area}; expected a number of at least 0"))
-        if item.mask is not None:
-            wrong += _wrong_mask(item.mask, size)
-        if keypoints and item.keypoints is not None:
-            wrong += _wrong_keypoints(item.keypoints, keypoints, size)
-        if wrong:
-            sound[place] = False
-            problems += [Problem(kind, keys[item.image], where(item), what) for kind, what in wrong]
+            parts.append(("not finite", f"area {item.area}; expected a number of at least 0"))
+            kept = kept and kept._replace(area=None)
+        if item.mask is not None and (found_wrong := _wrong_mask(item.mask, size, clip)):
+            parts += found_wrong
+            kept = kept and kept._replace(mask={"size": list(size), "counts": [size[0] * size[1]]})  # of no pixel
+        if (
+            keypoints
+            and item.keypoints is not None
+            and (found_wrong := _wrong_keypoints(item.keypoints, keypoints, size))
+        ):
+            parts += found_wrong
+            kept = kept and kept._replace(keypoints=None)
+            if found_wrong[0][0] == "out of bounds":
+                parts = parts[:-1] if clip else parts
+                kept = kept and kept._replace(keypoints=_within(item.keypoints, size))
+        if kept is not None:
+            sound.append(kept)
+        if wrong or parts:
+            kind, what = (wrong + parts)[0][0], "; ".join(text for _, text in wrong + parts)
+            problems.append(Problem(kind, keys[item.image], where(item), what))
     return sound, problems
+
+
+def _within(points: Sequence[float], size: tuple[int, int]) -> list[float]:
+    """Keypoints, those outside of the image not labelled."""
+    inside: list[float] = []
+    for x, y, seen in zip(points[0::3], points[1::3], points[2::3], strict=True):
+        outside = max(-x, -y, x - size[1], y - size[0]) > OVERHANG
+        inside += [0.0, 0.0, 0.0] if outside else [x, y, seen]
+    return inside
 
 
 def _wrong_box(kind: int, box: list[float], size: tuple[int, int]) -> tuple[str, str]:
@@ -82,7 +112,7 @@ def _wrong_box(kind: int, box: list[float], size: tuple[int, int]) -> tuple[str,
     return "zero area", f"{sides} has no width or no height"
 
 
-def _wrong_mask(mask: Any, size: tuple[int, int]) -> list[tuple[str, str]]:
+def _wrong_mask(mask: Any, size: tuple[int, int], clip: bool) -> list[tuple[str, str]]:
     if isinstance(mask, Mapping):
         return _wrong_run_lengths(mask, size)
     if not isinstance(mask, list):
@@ -97,7 +127,7 @@ def _wrong_mask(mask: Any, size: tuple[int, int]) -> list[tuple[str, str]]:
         if not finite:
             return [("not finite", "a polygon has NaN or infinite coordinates")]
         over = max(-min(polygon), max(polygon[0::2]) - size[1], max(polygon[1::2]) - size[0])
-        if over > OVERHANG:
+        if over > (_FAR * max(size) if clip else OVERHANG):
             return [
                 ("out of bounds", f"a polygon leaves its image of {size[0]} x {size[1]} (H x W) by {over:g} pixels")
             ]

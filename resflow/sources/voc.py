@@ -41,7 +41,8 @@ class Voc(AnnotatedSource):
         one_based: whether boxes are pixels counted from 1, as VOC's own are.
         upright: as in `Coco`.
         on_error: "raise" refuses a dataset with problems and names them; "drop" leaves out the objects (and the
-            images that cannot be read, or have another size than stated), logs how many, and keeps the report.
+            images that cannot be read, or have another size than stated), logs how many, and keeps the report. "clip"
+            does the same, but cuts what hangs over the border there.
 
     Attributes:
         categories: names by number.

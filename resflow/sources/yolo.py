@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Mapping, Sequence
+from math import isfinite, nan
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,8 @@ class Yolo(AnnotatedSource):
         upright: whether coordinates are those of the image after EXIF orientation, as OpenCV and ultralytics open it;
             else of the stored pixels, as PIL has them.
         on_error: "raise" refuses a dataset with problems and names them; "drop" leaves out the objects (and the
-            images that cannot be read), logs how many, and keeps the report.
+            images that cannot be read), logs how many, and keeps the report. "clip" does
+            the same, but cuts what hangs over the border there.
 
     Attributes:
         categories: names by label.
@@ -234,6 +236,8 @@ def _object(line: str, place: int, number: int, width: int, height: int, keypoin
         raise ValueError(f"{len(values) + 1} numbers; {_FORMS}")
     xs, ys = [x * width for x in values[0::2]], [y * height for y in values[1::2]]
     polygon = [edge for corner in zip(xs, ys, strict=True) for edge in corner]
+    if not isfinite(sum(polygon)):  # min and max would pass over it
+        return Found(place, number, int(label), (nan, nan, nan, nan), mask=[polygon])
     return Found(place, number, int(label), (min(xs), min(ys), max(xs), max(ys)), mask=[polygon])
 
 

@@ -118,7 +118,7 @@ class Lookup:
 
 
 def draw_masks(
-    annotations: Sequence[Annotation], places: npt.NDArray[np.int64], geometry: Geometry
+    annotations: Sequence[Annotation], places: npt.NDArray[np.int64], geometry: Geometry, *, box_as_mask: bool = False
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Draw masks of chosen objects where their images lie.
 
@@ -126,6 +126,7 @@ def draw_masks(
         annotations: of the B images.
         places: int64 [N], ascending places among the objects of all images, one image after the other.
         geometry: how the B images are placed.
+        box_as_mask: whether the box of an object without a mask is drawn.
 
     Returns:
         masks: uint8 [N, H, W], 0 or 1.
@@ -144,7 +145,7 @@ def draw_masks(
     masks = np.zeros((len(places), *geometry.output_size), np.uint8)  # NumPy's zeros cost nothing where untouched
     edges = np.zeros((len(places), 4))
     for row, (place, position) in enumerate(zip((places - starts[image]).tolist(), image.tolist(), strict=True)):
-        block = _decoded(annotations[position], place, sizes[position], position)
+        block = _decoded(annotations[position], place, sizes[position], position, box_as_mask)
         edges[row] = lookups[position].draw(block, masks[row])
     return torch.from_numpy(masks), torch.from_numpy(edges)
 
@@ -199,9 +200,14 @@ def bounds(planes: torch.Tensor) -> torch.Tensor:
     return torch.stack([left, top, right, bottom], 1).to(torch.float64)
 
 
-def _decoded(annotation: Annotation, place: int, size: tuple[int, int], position: int) -> Block:
+def _decoded(annotation: Annotation, place: int, size: tuple[int, int], position: int, box_as_mask: bool) -> Block:
+    mask = None if annotation.masks is None else annotation.masks[place]
+    if mask is None and box_as_mask:
+        edges = np.ceil(annotation.boxes[place] - 0.5)  # pixels whose centres lie in the box
+        left, top, right, bottom = np.clip(edges, 0, [size[1], size[0]] * 2).astype(int).tolist()
+        return Block(np.ones((max(bottom - top, 0), max(right - left, 0)), np.uint8), left, top)
     try:
-        return decode_block(None if annotation.masks is None else annotation.masks[place], size)
+        return decode_block(mask, size)
     except TargetError as error:
         where = f"object {place} of image {annotation.image_id}"
         raise TargetError(f"{where}: {error.message}", position=position) from error

@@ -63,7 +63,10 @@ def decode_block(segmentation: Segmentation | None, size: tuple[int, int]) -> Bl
     from pycocotools import mask as coco  # on first use: most pipelines have no masks
 
     if segmentation is None:
-        raise TargetError("no mask: masks were asked for. Set Targets(masks=False), or give every object a mask.")
+        raise TargetError(
+            "no mask: masks were asked for. Set Targets(masks=False), give every object a mask, or take its box: "
+            "Targets(masks=True, box_as_mask=True)."
+        )
     if isinstance(segmentation, np.ndarray):
         return cut(_checked_pixels(segmentation, size))
     try:

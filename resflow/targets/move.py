@@ -57,10 +57,12 @@ def place_annotations(annotations: Sequence[Annotation | None], geometry: Geomet
     if len(given) != len(geometry):
         raise TargetError(f"annotations must be one for each image; got {len(given)} for {len(geometry)} images")
 
-    def draw(places: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        return draw_masks(given, places.numpy(), geometry)
+    boxed = [in_pixels(one, size) for one, size in zip(given, sizes, strict=True)]
 
-    source = _joined([in_pixels(one, size) for one, size in zip(given, sizes, strict=True)], options)
+    def draw(places: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return draw_masks(boxed, places.numpy(), geometry, box_as_mask=options.box_as_mask)
+
+    source = _joined(boxed, options)
     return _moved(source, geometry.matrix, geometry.source_size, geometry.output_size, options, draw)
 
 

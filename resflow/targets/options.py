@@ -27,6 +27,7 @@ class Targets:
         format: of objects: "list" (a dict for each image, as torchvision's detectors take them), "tv_tensors" (the
             same with BoundingBoxes and Mask), or "padded" (a dict of tensors [B, M, ...] with `count` [B]).
         masks: whether objects come with masks, uint8 [N, H, W].
+        box_as_mask: whether an object without a mask gets its box as its mask; else it is an error beside masks.
         keypoints: whether objects come with keypoints, float32 [N, K, 3].
         min_visible: least visible share of an object's box, in [0, 1].
         min_side: least width and height of an object's clipped box, in pixels of the batch, at least 0.
@@ -46,6 +47,7 @@ class Targets:
     member: str | None = None
     format: str = "list"
     masks: bool = False
+    box_as_mask: bool = False
     keypoints: bool = False
     keypoint_pairs: KeypointPairs | Sequence[int] | None = None
     min_visible: float = 0.0
@@ -59,6 +61,7 @@ class Targets:
             ("member", self.member is None or isinstance(self.member, str), "the extension of a member, or None"),
             ("format", self.format in FORMATS, f"one of {', '.join(FORMATS)}"),
             ("masks", isinstance(self.masks, bool), "True or False"),
+            ("box_as_mask", isinstance(self.box_as_mask, bool), "True or False"),
             ("keypoints", isinstance(self.keypoints, bool), "True or False"),
             ("min_visible", _number(self.min_visible) and 0 <= self.min_visible <= 1, "a share in [0, 1]"),
             (

@@ -14,6 +14,7 @@ from resflow.errors import TargetError
 from resflow.targets.boxes import PIXEL_FORMATS, box_edges, check_pixels
 from resflow.targets.flags import read_flag
 from resflow.targets.mirror import KeypointPairs
+from resflow.targets.segmentations import plain_mask
 from resflow.targets.types import Annotation, Segmentation
 
 _WAY_OUT = (
@@ -154,7 +155,7 @@ def _from_coco(records: Any, image_id: int | None, pairs: Any, form: str | None)
         area=np.array(area, np.float64),
         iscrowd=_flags([record.get("iscrowd") for record in records], "iscrowd"),
         image_id=image_id,
-        masks=_masks([record.get("segmentation") for record in records]),
+        masks=_masks([plain_mask(record.get("segmentation")) for record in records]),
         keypoints=_coco_keypoints(records),
         keypoint_pairs=pairs,
         normalized=form.endswith("_norm"),
@@ -163,7 +164,7 @@ def _from_coco(records: Any, image_id: int | None, pairs: Any, form: str | None)
 
 def _coco_keypoints(records: Sequence[Mapping[str, Any]]) -> npt.NDArray[np.float64] | None:
     """float64 [N, K, 3]; an object without keypoints beside others with has K that are not labelled."""
-    having = [place for place, record in enumerate(records) if "keypoints" in record]
+    having = [place for place, record in enumerate(records) if record.get("keypoints")]
     if not having:
         return None
     first = records[having[0]]["keypoints"]

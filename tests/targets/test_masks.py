@@ -65,7 +65,7 @@ def test_real_masks_as_pycocotools_draws_them() -> None:
 @pytest.mark.parametrize(
     ("segmentation", "message"),
     [
-        (None, r"no mask: masks were asked for. Set Targets\(masks=False\), or give every object a mask"),
+        (None, r"no mask: masks were asked for. Set Targets\(masks=False\), give every object a mask"),
         ([[1, 2, 3, 4]], "a polygon has at least 3 points x, y; this one has 4 numbers"),
         ([[1, 2, 3, 4, 5, 6, 7]], "this one has 7 numbers"),
         ([[1, 2, 3, 4, 5, float("nan")]], "a polygon has finite coordinates in or near its image of 6x4 pixels"),
