@@ -281,6 +281,25 @@ def plural(count: int, one: str) -> str:
     return f"{count:,} {one}{'es' if one.endswith('ch') and count != 1 else 's' * (count != 1)}"
 
 
+def check_shards(places: list[str]) -> None:
+    """Refuse what is not shards but a dataset that `resflow shard` takes."""
+    from resflow.sources.layout import guess_layout
+    from resflow.sources.paths import shell_words
+
+    if (form := guess_layout(places).form) != "shards":
+        what = "images" if form == "images" else f"a dataset with annotations ({form})"
+        raise ConfigError(
+            f"{places[0]}: {what}, not shards. Write it into shards, which brings their index: resflow shard "
+            f"{shell_words(places if len(places) < 4 else os.path.dirname(places[0]) or '.')} shards"  # noqa: PTH120
+        )
+
+
+def check_folder_of(path: Path | None) -> None:
+    """Refuse a file that cannot be written since its folder is missing, before any work is done."""
+    if path is not None and not path.parent.is_dir():
+        raise ConfigError(f"{path} cannot be written: No such file or directory. Choose another path.")
+
+
 def check_engine(engine: Engine, address: str | None, *, workers: int | None = None) -> None:
     """Refuse options that mean nothing with this engine."""
     if engine is Engine.local and address is not None:

@@ -11,8 +11,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from resflow.cli.dataset import Address, Engine, EngineOption, IndexFile, Shards, check_engine, plural
-from resflow.errors import ConfigError
+from resflow.cli.dataset import (
+    Address,
+    Engine,
+    EngineOption,
+    IndexFile,
+    Shards,
+    check_engine,
+    check_folder_of,
+    check_shards,
+    plural,
+)
 
 if TYPE_CHECKING:
     from resflow.errors import SampleError
@@ -36,9 +45,9 @@ def index(
     from resflow.sources.index_lookup import writable_index_path
 
     start = time.perf_counter()
+    check_shards(shards)
+    check_folder_of(index_file)
     path = index_file or writable_index_path(shards)
-    if not path.parent.is_dir():
-        raise ConfigError(f"{path} cannot be written: there is no folder {path.parent}. Make it first.")
     check_engine(engine, address, workers=workers)
     missed: list[SampleError] = []
     options: dict[str, Any] = {"max_member_bytes": max_member_bytes, "left_out": missed.append if leave_out else None}

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from resflow.cli.dataset import AsJson, Dataset, plural, takes_dataset
+from resflow.cli.dataset import AsJson, Dataset, check_folder_of, plural, takes_dataset
 from resflow.cli.pipelines import PipelineName, TargetsOption, lacking_targets, read_pipeline
 from resflow.cli.tier_plan import as_text as tiers_as_text
 
@@ -41,6 +41,7 @@ def plan(
     as_json: AsJson = False,
 ) -> None:
     """Tell how a dataset will be batched: its buckets, shapes, batches, and what is padded and cropped."""
+    check_folder_of(out)
     if out is not None:
         from resflow.pictures import require_matplotlib
 

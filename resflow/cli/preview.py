@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from resflow.cli.dataset import AsJson, Dataset, plural, takes_dataset
+from resflow.cli.dataset import AsJson, Dataset, check_folder_of, plural, takes_dataset
 from resflow.cli.pipelines import PipelineName, TargetsOption, read_pipeline
 
 if TYPE_CHECKING:
@@ -42,6 +42,7 @@ def preview(
 ) -> None:
     """Picture batches as a model will see them: boxes, masks, keypoints, classes, padding, each image's transform."""
     path = out or Path("preview.html" if html else "preview.png")
+    check_folder_of(path)
     as_page = html or path.suffix == ".html"
     if not as_page:
         from resflow.pictures import require_matplotlib

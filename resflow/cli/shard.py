@@ -76,6 +76,8 @@ def shard(
     *sources, out = places
     dataset = replace(dataset, places=sources).located("OUT")
     pattern = out if "%" in out else f"{out.rstrip('/')}/%06d.tar"
+    if any(Path(place).is_dir() and Path(place).samefile(out) for place in sources if Path(out).exists()):
+        raise ConfigError(f"OUT is {out}, which is the dataset itself. Name another folder for the shards.")
     check_place(Path(pattern), makes=True)
     start = time.perf_counter()
     samples: Iterable[Mapping[str, object]]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from resflow.cli.dataset import IndexFile, Shards, plural
+from resflow.cli.dataset import IndexFile, Shards, check_shards, plural
 from resflow.cli.progress import progress
 from resflow.errors import ConfigError
 
@@ -36,6 +36,7 @@ def tiers(
 ) -> None:
     """Store images again at smaller sizes, beside their shards; goes on where a run was killed."""
     start = time.perf_counter()
+    check_shards(shards)
     report = make(shards, sides, quality=quality, workers=workers, overwrite=overwrite, index_file=index_file)
     seconds = time.perf_counter() - start
     print(_as_json(report, seconds) if as_json else f"{as_text(report)}\n{seconds:.1f} s\n{report.path}")

@@ -145,7 +145,13 @@ def test_an_index_elsewhere(shards: Path, capsys: pytest.CaptureFixture[str]) ->
     assert told(capsys, "info", "shards", "--index", "my.arrow")["images"] == 60
     assert told(capsys, "plan", "small.yaml", "--data", "shards", "--index", "my.arrow")["images"] == 60
     code, _, err = call(capsys, "index", "shards", "--index", "nowhere/my.arrow")
-    assert (code, "there is no folder nowhere" in err) == (1, True)
+    assert (code, "nowhere/my.arrow cannot be written: No such file" in err) == (1, True)
+
+
+def test_a_folder_that_is_missing_is_told_before_the_work(shards: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for words in (["plan", "small.yaml", "--out", "no/a.png"], ["preview", "small.yaml", "--out", "no/a.png"]):
+        code, _, err = call(capsys, *words, "--data", "not-looked-at.tar")
+        assert (code, "a.png cannot be written: No such file or directory. Choose another path." in err) == (1, True)
 
 
 # folders of images
@@ -195,6 +201,17 @@ def test_folders_of_images_become_shards(photos: Path, capsys: pytest.CaptureFix
     code, _, err = call(capsys, "shard", "out0", "out10")
     assert code == 1
     assert "out0 are shards already. Index them: resflow index" in err
+    code, _, err = call(capsys, "shard", "photos", "photos")
+    assert (code, "which is the dataset itself" in err) == (1, True)
+    for words in (
+        ["index", "photos"],
+        ["index", *(photos / "photos").glob("*.JPG")],
+        ["tiers", "photos", "--tiers", 9],
+    ):
+        code, _, err = call(capsys, *words)
+        assert (code, "images, not shards" in err) == (1, True)
+    shell(err.rpartition("their index: ")[2].strip(), photos)  # it runs as printed
+    assert told(capsys, "info", "shards")["images"] == 12
     code, _, err = call(capsys, "shard", "photos", "out0")
     assert code == 1
     assert "exists. Remove it, choose another name, or pass --overwrite." in err
