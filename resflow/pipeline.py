@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from resflow.augment.per_image_kinds import check as check_transform
+from resflow.augment.per_image_kinds import view_error
 from resflow.augment.per_image_text import transform_text
 from resflow.config import Node, pipeline_file, read_fields
 from resflow.errors import ConfigError
@@ -99,7 +100,7 @@ class Pipeline:
             ("stride", _whole(self.stride), "a whole number of pixels above 0"),
             ("area_tolerance", _number(self.area_tolerance) and 0 <= self.area_tolerance < 1, "a share in [0, 1)"),
             ("fit", isinstance(self.fit, Fit), "a Fit"),
-            ("views", _views(self.views), "a sequence of views"),
+            ("views", isinstance(self.views, tuple), "a sequence of views"),
             ("transforms", isinstance(self.transforms, tuple), "a sequence of callables; put one in a list"),
             ("augment", isinstance(self.augment, tuple), "a sequence of Kornia's modules and resflow.augment's"),
             ("normalize", self.normalize is None or isinstance(self.normalize, Normalize), "a Normalize, or None"),
@@ -132,6 +133,9 @@ class Pipeline:
         for name, sound, expected in checks:
             if not sound:
                 raise ConfigError(f"Pipeline.{name} must be {expected}; got {getattr(self, name)!r}")
+        for view in self.views:
+            if not isinstance(view, View) or isinstance(view, type):
+                raise view_error(view)
         if isinstance(self.buckets, Buckets) and self.buckets.stride % self.stride:
             raise ConfigError(
                 f"Pipeline.stride is {self.stride}, but the shapes of Pipeline.buckets are multiples of "
@@ -333,10 +337,6 @@ def _module_text(module: torch.nn.Module) -> str:
         if name[0] != "_" and name not in ("training", "call_super_init") and isinstance(value, plain)
     ]
     return f"{module!r}[{', '.join(parts)}]"
-
-
-def _views(value: object) -> bool:
-    return isinstance(value, tuple) and all(isinstance(view, View) and not isinstance(view, type) for view in value)
 
 
 def _whole(value: object) -> bool:

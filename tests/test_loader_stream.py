@@ -19,7 +19,7 @@ import torch.utils.data
 import webdataset as wds
 
 import resflow as rf
-from resflow.errors import ConfigError, ShardError, StateError
+from resflow.errors import ConfigError, ShardError, StateError, TargetError
 from tests.shards import jpeg, make_shards
 
 COUNT = 53
@@ -192,3 +192,18 @@ def test_a_state_of_a_plan_is_refused(shards: str) -> None:
     state = rf.DataLoader(shards, batch_size=6, pipeline=PIPELINE).state_dict()
     with pytest.raises(StateError, match="'streams' is missing"):
         loader(Pictures()).load_state_dict(state)
+
+
+@pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("spec", ["txt", "cls"])
+def test_texts_of_a_stream_are_decoded_by_webdataset(spec: str, tmp_path: Path) -> None:
+    with wds.TarWriter(str(tmp_path / "captions.tar")) as writer:
+        for number in range(4):
+            writer.write({"__key__": str(number), "jpg": jpeg(40, 60), "txt": f"caption {number}"})
+    shards = wds.WebDataset(str(tmp_path / "captions.tar"), shardshuffle=False)
+    pipeline = rf.Pipeline(resolution=32, stride=8, buckets=1, targets=spec)
+    with pytest.raises(TargetError, match=r"bytes b'caption 0', no class .*\.decode\(\)\.to_tuple\(\"jpg\", \"txt\"\)"):
+        list(rf.DataLoader(shards.to_tuple("jpg", "txt"), 4, pipeline=pipeline))
+    shards = wds.WebDataset(str(tmp_path / "captions.tar"), shardshuffle=False)
+    (batch,) = rf.DataLoader(shards.decode().to_tuple("jpg", "txt"), 4, pipeline=pipeline)
+    assert batch.targets == [f"caption {number}" for number in range(4)]

@@ -1,10 +1,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torchvision import transforms as v1
+from torchvision.transforms import v2
 
 from resflow.errors import ConfigError
 from resflow.geometry import Affine, Fit, HorizontalFlip, RandomResizedCrop, Rotate
@@ -240,3 +243,21 @@ def test_a_skip_refuses_what_is_no_budget(wrong: dict[str, object]) -> None:
 def test_a_skip_allows_its_share_rounded_down_and_always_its_grace() -> None:
     assert [Skip(0.07, 0).allowed(samples) for samples in (0, 14, 15, 100, 1_000_000)] == [0, 0, 1, 7, 70_000]
     assert [Skip(0.01, 10).allowed(samples) for samples in (0, 999, 1_099, 1_100)] == [10, 10, 10, 11]
+
+
+@pytest.mark.parametrize(
+    ("views", "message"),
+    [
+        ([v2.RandomHorizontalFlip()], r"got RandomHorizontalFlip of torchvision\. Write rf\.views\.HorizontalFlip\("),
+        ([v1.RandomResizedCrop(64)], r"RandomResizedCrop of torchvision\. Write rf\.views\.RandomResizedCrop\("),
+        ([v2.RandomRotation(9)], r"Write rf\.views\.Rotate\("),
+        ([v2.ColorJitter(0.1)], r"got ColorJitter of torchvision\. .*Pipeline\(transforms=\[\.\.\.\]\)"),
+        ([v2.Resize(64)], r"resolution=.*evaluation\(resize=256, crop=224\)"),
+        ([v1.ToTensor()], r"Drop it: .*normalize=rf\.IMAGENET"),
+        ([HorizontalFlip], r"got the class HorizontalFlip\. Write HorizontalFlip\(\.\.\.\)"),
+        (HorizontalFlip(), r"must be a sequence of views; got HorizontalFlip"),
+    ],
+)
+def test_what_is_no_view_is_named_with_the_way_out(views: Any, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        Pipeline(resolution=64, views=views)

@@ -178,6 +178,38 @@ def shape_error(name: str, detail: str = "") -> ConfigError:
     )
 
 
+def view_error(view: Any) -> ConfigError:
+    """What to say to what is no view.
+
+    Args:
+        view: what was given among a pipeline's views.
+    """
+    must = "Pipeline.views must be a sequence of views"
+    if isinstance(view, type):
+        return ConfigError(f"{must}; got the class {view.__name__}. Write {view.__name__}(...).")
+    found = names(view)
+    named_view = next((_VIEWS[kind] for kind in found if kind in _VIEWS), "")
+    if "RandomResizedCrop" in found:
+        named_view = "RandomResizedCrop"
+    if named_view:
+        way_out = f"Write rf.views.{named_view}(...), which is drawn before decoding and takes targets along."
+    elif not found.isdisjoint(_SHAPES):
+        way_out = (
+            "Pipeline(resolution=..., fit=rf.Fit(...)) decides shapes; evaluation(resize=256, crop=224) the classic."
+        )
+    elif not found.isdisjoint(_NORMALIZES | CONVERSIONS):
+        way_out = "Drop it: images come as tensors, and Pipeline(normalize=rf.IMAGENET) normalises them."
+    elif library(view) == "kornia":
+        way_out = "Put it in Pipeline(augment=[...]), which takes Kornia's modules."
+    else:
+        way_out = "Put transforms of an image's colours in Pipeline(transforms=[...]), which runs on each image."
+    whose = library(view)
+    return ConfigError(
+        f"{must} (rf.views.RandomResizedCrop, HorizontalFlip, VerticalFlip, Rotate, Affine, or your own); got "
+        f"{named(view)}{f' of {whose}' if whose else ''}. {way_out}"
+    )
+
+
 def move_error(name: str, view: str = "") -> ConfigError:
     """What to say to a transform that moves pixels."""
     instead = f"rf.views.{view}(...)" if view else "rf.views (HorizontalFlip, VerticalFlip, Rotate, Affine)"

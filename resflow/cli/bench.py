@@ -12,8 +12,8 @@ import typer
 
 from resflow.cli.dataset import AsJson, Dataset, plural, takes_dataset
 from resflow.cli.pipelines import PipelineName, TargetsOption, read_pipeline
-from resflow.cli.progress import progress
 from resflow.errors import ConfigError
+from resflow.progress import progress
 
 if TYPE_CHECKING:
     from resflow.pipeline import Pipeline

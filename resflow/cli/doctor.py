@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from resflow.cli.dataset import AsJson
-from resflow.cli.progress import followed
 from resflow.errors import ConfigError, ResflowError
+from resflow.progress import followed
 
 if TYPE_CHECKING:
     from resflow.plan import Index

@@ -12,7 +12,7 @@ import typer
 
 from resflow.cli.dataset import AsJson, Dataset, takes_dataset
 from resflow.cli.pipelines import likely_targets
-from resflow.cli.progress import followed
+from resflow.progress import followed
 
 if TYPE_CHECKING:
     from resflow.sources import Sample, Source

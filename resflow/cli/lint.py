@@ -12,7 +12,7 @@ import typer
 
 from resflow.cli.dataset import AsJson, Dataset, OnError, plural, takes_dataset
 from resflow.cli.pipelines import TargetsOption, lacking_targets, likely_targets, read_pipeline, targets_of
-from resflow.cli.progress import progress
+from resflow.progress import progress
 
 BAD = 3
 """Exit code where samples are bad."""

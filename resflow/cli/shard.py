@@ -28,9 +28,9 @@ from resflow.cli.dataset import (
     takes_dataset,
 )
 from resflow.cli.index import build_on_ray
-from resflow.cli.progress import followed
 from resflow.cli.tiers import as_text, make, parsed
 from resflow.errors import ConfigError
+from resflow.progress import followed
 
 if TYPE_CHECKING:
     from resflow.sources import AnnotatedSource

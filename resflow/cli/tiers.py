@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from resflow.cli.dataset import IndexFile, Shards, check_shards, plural
-from resflow.cli.progress import progress
 from resflow.errors import ConfigError
+from resflow.progress import progress
 
 if TYPE_CHECKING:
     from resflow.sources.tier_writer import TierReport

@@ -152,6 +152,11 @@ def without_content(target: object, size: tuple[int, int]) -> object:
     return LabelMap.from_array(np.zeros(size, np.uint8)) if isinstance(target, LabelMap) else target
 
 
+def is_class(text: bytes | memoryview) -> bool:
+    """Whether bytes are a class as decimal text."""
+    return _NUMBER.fullmatch(text) is not None
+
+
 def class_number(text: bytes | memoryview, member: str) -> int:
     """A class as a number, from its decimal text.
 
@@ -163,7 +168,10 @@ def class_number(text: bytes | memoryview, member: str) -> int:
         TargetError: not a decimal number.
     """
     if not _NUMBER.fullmatch(text):
-        raise TargetError(f"a class must be a decimal number; member .{member} holds {bytes(text[:40])!r}. {_WAY_OUT}")
+        raise TargetError(
+            f"a class must be a decimal number; member .{member} holds {bytes(text[:40])!r}. {_WAY_OUT} For texts, "
+            f'hand over webdataset\'s own pipeline: wds.WebDataset(...).decode().to_tuple("jpg", "{member}").'
+        )
     return int(bytes(text))
 
 

@@ -73,7 +73,7 @@ def open_run(
     if device != pipeline.device:
         pipeline = replace(pipeline, device=device)
     skips = is_of_sample if isinstance(pipeline.on_error, Skip) else None
-    data = _open(dataset, sizes, skips, shuffle=shuffle, seed=seed, world=world)
+    data = _open(dataset, sizes, skips, workers, shuffle=shuffle, seed=seed, world=world)
     threads = workers or torch.get_num_threads()
     if isinstance(data, Source):
         return PlannedRun(
@@ -113,7 +113,7 @@ def open_run(
 
 
 def _open(
-    dataset: Any, sizes: Any, skips: Skips | None, *, shuffle: bool, seed: int, world: World | None
+    dataset: Any, sizes: Any, skips: Skips | None, workers: int, *, shuffle: bool, seed: int, world: World | None
 ) -> Source | Iterable[Any]:
     if isinstance(dataset, Source | IterableDataset):
         return dataset
@@ -124,4 +124,4 @@ def _open(
         if sizes is not None:
             raise ConfigError("sizes has no meaning for shards and files of images, whose sizes are known. Drop it.")
         return open_named(dataset, on_error="raise" if skips is None else "drop")
-    return dataset_source(dataset, sizes=sizes, skips=skips)
+    return dataset_source(dataset, sizes=sizes, skips=skips, workers=workers)

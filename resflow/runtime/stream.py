@@ -24,7 +24,7 @@ from resflow.plan import Buckets, OnlineBucketer, PixelBudget, PlannedBatch, Wor
 from resflow.runtime.blank import with_blanks
 from resflow.runtime.digest import checksum
 from resflow.runtime.finish import Failure
-from resflow.runtime.labels import batch_targets, sample_target, without_content, without_samples
+from resflow.runtime.labels import batch_targets, is_class, sample_target, without_content, without_samples
 from resflow.runtime.maker import BatchMaker
 from resflow.runtime.meter import Stopwatch, batch_cost
 from resflow.runtime.skip import Faults, is_of_sample, make_sound, skipped
@@ -356,6 +356,13 @@ class BucketedStream(torch.utils.data.IterableDataset[Tagged]):
             image = as_image(found, where)
             if isinstance(target, bytes | memoryview):  # the text of a class
                 spec = self.pipeline.targets
+                if isinstance(spec, str) and not is_class(target):
+                    raise TargetError(
+                        f"the second part of the stream's items is bytes {bytes(target[:40])!r}, no class in decimal "
+                        'digits. Have webdataset decode it, with the image first: .decode().to_tuple("jpg", "txt").',
+                        key=key,
+                        shard=shard,
+                    )
                 members, target = {spec if isinstance(spec, str) else "json": target}, NO_TARGET
         keys = () if isinstance(item, Sample) or members else item_names(item)
         return Sample(key, shard, image, {}, self._target(members, target, key, shard), names=keys)

@@ -24,15 +24,16 @@ class DatasetSource:
     Its items are (image, target), (image, *targets), an image, or a dict with one of `items.IMAGE_KEYS`. An image is
     a path, encoded bytes, a PIL image, a uint8 array [H, W] or [H, W, 1|3|4], or a uint8 tensor [1|3|4, H, W].
 
-    Sizes come from `sizes`, else the dataset's `get_height_and_width(i)`, else one pass over the dataset in this
-    process, which the log of "resflow" (INFO) announces. A dataset whose sizes are random should be given `sizes`, or
-    a file of them, so that all ranks and all runs plan alike; what counts when a batch is placed is the size of the
-    pixels that the dataset then returns.
+    Sizes come from `sizes`, else the dataset's `get_height_and_width(i)`, else one pass over the dataset, which goes on
+    in worker processes where it takes more than two seconds, as the log of "resflow" (WARNING) then says. A dataset
+    whose sizes are random should be given `sizes`, or a file of them, so that all ranks and all runs plan alike; what
+    counts when a batch is placed is the size of the pixels that the dataset then returns.
 
     Args:
         dataset: has `__getitem__` and `__len__`; `__getitems__` is used where it is there.
         sizes: integers [N, 2], height and width of each image; or the path of a file of them, written if missing.
         skips: see `find_sizes`.
+        workers: see `find_sizes`.
 
     Raises:
         ConfigError: not a map-style dataset, an item of another form, or sizes that do not fit.
@@ -40,7 +41,9 @@ class DatasetSource:
         ShardError: an image's file cannot be read.
     """
 
-    def __init__(self, dataset: Any, *, sizes: Sizes | None = None, skips: Skips | None = None) -> None:
+    def __init__(
+        self, dataset: Any, *, sizes: Sizes | None = None, skips: Skips | None = None, workers: int = 0
+    ) -> None:
         self.dataset = dataset
         self._name, self._pairs = type(dataset).__name__, dataset_pairs(dataset)
         count = dataset_length(dataset)
@@ -53,6 +56,7 @@ class DatasetSource:
             identity=identity,
             name=self._name,
             how="asking its get_height_and_width" if asked else "one pass over the dataset",
+            workers=workers,
             skips=skips,
         )
         self._index = placeless_index(found, identity)

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import logging
+import multiprocessing
 import os
 import tempfile
 import time
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
+import torch
+from torch.utils.data import DataLoader, Dataset
 
 from resflow.errors import ConfigError
+from resflow.progress import PATIENCE, progress
 from resflow.sources.folders import check_place
 
 Sizes: TypeAlias = npt.ArrayLike | str | Path
@@ -28,7 +32,8 @@ Skips: TypeAlias = Callable[[Exception], bool]
 """Whether an error says that one sample is bad, and bad samples are to be skipped."""
 
 _LOG = logging.getLogger("resflow")
-_CHUNK = 256  # images a task
+_CHUNK = 256  # images a task that reads headers
+_SLOW_CHUNK = 16  # and of one that may decode them
 
 
 def find_sizes(
@@ -40,6 +45,7 @@ def find_sizes(
     name: str,
     how: str,
     threads: int = 1,
+    workers: int = 0,
     skips: Skips | None = None,
 ) -> npt.NDArray[np.int32]:
     """The sizes of all images: those given, those kept in a file, or measured (and kept, where a file is named).
@@ -52,6 +58,7 @@ def find_sizes(
         name: the dataset's name, for messages.
         how: how `measure` goes about it, for the log.
         threads: threads that measure.
+        workers: processes that measure what is left after two seconds, where `measure` takes long; 0: none.
         skips: tells the errors of `measure` that are to be passed over: such an image counts as one pixel, so that it
             is found bad when it is read. The log says how many, and no file is written.
 
@@ -70,25 +77,33 @@ def find_sizes(
     hint = "" if sizes is not None else "; sizes='FILE' would keep the result"
     _LOG.info("sizes of %d images of %s: %s%s", count, name, how, hint)
     start = time.perf_counter()
+
+    def say(done: int, seconds: float) -> None:
+        left = seconds / done * (count - done) / max(1, workers)
+        kept = "which keeps the result" if sizes is None else "as here, keeps the result for the next time"
+        _LOG.warning(
+            "%s does not tell the sizes of its %d images, so each is loaded once, now (%s; %d workers; about %.0f s "
+            "left). What avoids it: DataLoader(sizes='sizes.npz'), %s; a method get_height_and_width(i) of the "
+            "dataset; or items with paths or encoded bytes in place of decoded images.",
+            *(name, count, how, workers, left, kept),
+        )
+
+    measured = np.zeros((count, 2), np.int64)
     passed: list[int] = []
-
-    def tolerant(number: int) -> tuple[int, int]:
-        try:
-            return measure(number)
-        except Exception as error:
-            if skips is None or not skips(error):
-                raise
-            passed.append(number)
-            return 1, 1
-
-    measured = _measured(tolerant, count, threads)
+    with progress(f"sizes of {name}", count) as show:
+        done = 0
+        for numbers, found, bad in _chunks(_Measuring(measure, skips), count, threads, workers, say):
+            measured[list(numbers)] = found
+            passed += bad
+            done += len(numbers)
+            show(done)
     if passed:
         _LOG.warning("%d images of %s have no size that can be read; the first is %d", len(passed), name, min(passed))
     _LOG.info("sizes of %d images of %s took %.1f s", count, name, time.perf_counter() - start)
-    found = checked_sizes(measured, count, f"sizes of {name}")
+    checked = checked_sizes(measured, count, f"sizes of {name}")
     if sizes is not None and not passed:
-        _save(Path(sizes), found, identity)
-    return found
+        _save(Path(sizes), checked, identity)
+    return checked
 
 
 def checked_sizes(sizes: npt.ArrayLike, count: int, name: str) -> npt.NDArray[np.int32]:
@@ -130,25 +145,73 @@ def asked_sizes(dataset: Any) -> Measure | None:
     return measure
 
 
-def _measured(measure: Measure, count: int, threads: int) -> npt.NDArray[np.int64]:
-    sizes = np.zeros((count, 2), np.int64)
+_Chunk: TypeAlias = tuple[Sequence[int], list[tuple[int, int]], list[int]]
+"""Numbers of images, their sizes, and the numbers of those that are passed over."""
 
-    def fill(start: int) -> None:
-        stop = min(start + _CHUNK, count)
-        sizes[start:stop] = [measure(number) for number in range(start, stop)]
 
-    starts: Sequence[int] = range(0, count, _CHUNK)
-    if threads == 1:
-        for start in starts:
-            fill(start)
-        return sizes
-    pool = ThreadPoolExecutor(threads)
-    try:
-        for _ in pool.map(fill, starts):
-            pass
-    finally:
-        pool.shutdown(cancel_futures=True)
-    return sizes
+class _Measuring(Dataset[Any]):
+    """Measures images by the chunk, in this process or in a worker, which hands an error on as it is."""
+
+    def __init__(self, measure: Measure, skips: Skips | None) -> None:
+        self._measure, self._skips = measure, skips
+
+    def chunk(self, numbers: Sequence[int]) -> _Chunk:
+        sizes, passed = [], []
+        for number in numbers:
+            try:
+                sizes.append(self._measure(number))
+            except Exception as error:
+                if self._skips is None or not self._skips(error):
+                    raise
+                passed.append(number)
+                sizes.append((1, 1))
+        return numbers, sizes, passed
+
+    def __getitem__(self, numbers: Sequence[int]) -> _Chunk | Exception:
+        try:
+            return self.chunk(numbers)
+        except Exception as error:  # noqa: BLE001 - sent to the process that asked, which raises it
+            return error
+
+
+def _chunks(
+    measuring: _Measuring, count: int, threads: int, workers: int, say: Callable[[int, float], None]
+) -> Iterator[_Chunk]:
+    """Measure all images; after two seconds `say` how many are done, and have worker processes do the rest."""
+    start, first, told = time.perf_counter(), 0, False
+    workers = 0 if multiprocessing.current_process().daemon else workers  # which may have no children
+    if threads > 1:
+        pool = ThreadPoolExecutor(threads)
+        try:
+            yield from pool.map(measuring.chunk, _parts(0, count, _CHUNK))
+        finally:
+            pool.shutdown(cancel_futures=True)
+        return
+    for part in _parts(0, count, _SLOW_CHUNK):
+        yield measuring.chunk(part)
+        first = part.stop
+        seconds = time.perf_counter() - start
+        if seconds > PATIENCE and not told and first < count:
+            told = True
+            say(first, seconds)
+            if workers:
+                break
+    if first < count:
+        parts = list(_parts(first, count, _SLOW_CHUNK))
+        own = torch.Generator()  # so that the global one is left alone
+        made: Any = DataLoader(measuring, None, sampler=parts, num_workers=workers, collate_fn=_same, generator=own)
+        for found in made:
+            if isinstance(found, Exception):
+                raise found
+            yield found
+
+
+def _parts(first: int, count: int, length: int) -> Iterator[range]:
+    return (range(start, min(start + length, count)) for start in range(first, count, length))
+
+
+def _same(value: Any) -> Any:
+    return value
 
 
 def _load(path: Path, count: int, identity: str, name: str) -> npt.NDArray[np.int32]:

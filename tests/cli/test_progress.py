@@ -7,8 +7,8 @@ import sys
 
 import pytest
 
-from resflow.cli import progress as bars
-from resflow.cli.progress import followed, progress
+import resflow.progress as bars
+from resflow.progress import followed, progress
 
 
 class Terminal(io.StringIO):

@@ -249,7 +249,7 @@ def test_a_bar_shows_on_a_terminal_once_it_takes_time(tmp_path: Path) -> None:
     for patience, expected in ((0.0, True), (100.0, False)):
         main_end, terminal = pty.openpty()
         program = (
-            "import sys, resflow.cli.progress as bars; from resflow.cli.main import main\n"
+            "import sys, resflow.progress as bars; from resflow.cli.main import main\n"
             "bars.PATIENCE = float(sys.argv[1]); sys.argv[1:] = ['shard', *sys.argv[2:]]; main()"
         )
         arguments = ["--format", "coco", str(images), str(path), str(tmp_path / str(patience))]

@@ -124,7 +124,7 @@ def test_a_bar_shows_only_once_it_takes_its_time(pattern: str) -> None:
         main_end, terminal = pty.openpty()
         program = (
             "import sys; sys.argv[1:] = ['tiers', sys.argv[1], '--tiers', '32', '--overwrite', '--workers', '1']\n"
-            f"import resflow.cli.progress as t; t.PATIENCE = {patience}\n"
+            f"import resflow.progress as t; t.PATIENCE = {patience}\n"
             "from resflow.cli.main import main; main()"
         )
         process = subprocess.run(
