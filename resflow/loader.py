@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Generic
@@ -63,7 +64,7 @@ class DataLoader(torch.utils.data.DataLoader[T_co], Generic[T_co]):
         timeout: as in PyTorch.
         worker_init_fn: as in PyTorch.
         multiprocessing_context: as in PyTorch.
-        generator: as in PyTorch; beside a pipeline everything random follows from `seed`.
+        generator: as in PyTorch; ignored beside a pipeline, with a warning: everything random follows from `seed`.
         prefetch_factor: batches ahead for each worker; default 2.
         persistent_workers: as in PyTorch.
         pin_memory_device: as in PyTorch.
@@ -156,6 +157,12 @@ class DataLoader(torch.utils.data.DataLoader[T_co], Generic[T_co]):
             return
         else:
             _refuse(in_order=None if in_order else in_order)
+            if generator is not None:
+                warnings.warn(
+                    "generator is ignored beside a pipeline, where the order and all views follow from seed, alike on "
+                    f"all ranks. Drop it, and pass seed={generator.initial_seed()} for an order of its own.",
+                    stacklevel=2,
+                )
             if batch_sampler is not None and (batch_size != 1 or sampler is not None or drop_last):
                 raise ConfigError("batch_sampler decides batch_size, sampler and drop_last; drop these beside it")
             run = open_run(

@@ -20,6 +20,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, NoReturn
 
+import torch
 from torch._C import _remove_worker_pids
 
 from resflow.errors import ConfigError, WorkerError
@@ -64,6 +65,8 @@ class WorkerInit:
 
     def __call__(self, worker_id: int) -> None:
         """Start watching; `worker_id` as PyTorch gives it."""
+        if torch.get_default_device().type != "cpu":  # inherited where this process was forked, and nowhere else
+            torch.set_default_device("cpu")
         gc.freeze()  # what the parent left is never garbage here, and need not be looked through for any
         threading.Thread(target=_end_with_parent, name="resflow-parent", daemon=True).start()
         if self.then is not None:

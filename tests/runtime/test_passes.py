@@ -169,3 +169,24 @@ def test_a_daemon_with_workers_is_told_the_way_out(data: str, shards: str) -> No
     outer = torch.utils.data.DataLoader(Nested(shards if data == "planned" else Stream(), 2), None, num_workers=1)
     with pytest.raises(ConfigError, match=r"num_workers is 2.*daemon.*num_workers=0"):
         list(outer)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("data", ["planned", "stream"])
+def test_a_default_device_does_not_reach_what_is_made(data: str, workers: int, shards: str) -> None:
+    pipeline = rf.Pipeline(resolution=32, buckets=1, stride=8, normalize=rf.IMAGENET)
+    loader = rf.DataLoader(shards if data == "planned" else Stream(), BATCH, num_workers=workers, pipeline=pipeline)
+    expected = [batch.images for batch in loader]
+    loader.set_epoch(0)
+    torch.set_default_device("meta")  # any other than the CPU
+    try:
+        found = [batch.images for batch in loader]
+    finally:
+        torch.set_default_device(None)
+    assert len(found) == len(expected)
+    assert all(map(torch.equal, found, expected))
+
+
+def test_a_generator_beside_a_pipeline_is_said_to_be_ignored(shards: str) -> None:
+    with pytest.warns(UserWarning, match=r"generator is ignored.*seed=5 "):
+        rf.DataLoader(shards, BATCH, pipeline=PIPELINE, generator=torch.Generator().manual_seed(5))
