@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Container, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +17,7 @@ from resflow.sources.files import file_header, read_file
 from resflow.sources.folders import existing_folder, files_by_stem, image_files
 from resflow.sources.keep import kept_files
 from resflow.sources.lint import LintReport, Problem, check_on_error, settle
+from resflow.sources.text_files import listed_names
 from resflow.sources.turned import Turned, Upright, is_upright
 from resflow.targets.label_maps import decode_label_map
 from resflow.targets.types import LabelMap
@@ -76,7 +77,7 @@ class MaskFolder(AnnotatedSource):
         paths = [path.relative_to(root) for path in image_files(root)]
         if names is not None:
             stems = {path.with_suffix("").as_posix(): path for path in paths}
-            paths = [stems.get(name, Path(f"{name}.jpg")) for name in _names(names)]
+            paths = [stems.get(name, Path(f"{name}.jpg")) for name in _names(names, stems)]
         files = Files(os.fspath(root), [str(path) for path in paths], is_upright(upright))
         sizes, orientation, problems = measured_sizes(files, str(root))
         there = files_by_stem(folder, ".png")
@@ -186,10 +187,12 @@ def _unknown_values(key: str, path: Path, allowed: npt.NDArray[np.int64]) -> Pro
     return Problem("unknown category", key, str(path), f"values {unknown[:5].tolist()} are not among those allowed")
 
 
-def _names(names: str | Path | Sequence[str]) -> list[str]:
+def _names(names: str | Path | Sequence[str], known: Container[str]) -> list[str]:
     if not isinstance(names, str | Path):
         return list(names)
     try:
-        return [line.split()[0] for line in Path(names).read_text().splitlines() if line.strip()]
+        return listed_names(Path(names), known)
+    except ValueError as error:
+        raise ConfigError(f"the list of names {names} cannot be read: {error}.") from error
     except OSError as error:
         raise ConfigError(f"the list of names {names} cannot be read: {error.strerror}. Check the path.") from error

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import xml.etree.ElementTree as ET
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,6 +16,7 @@ from resflow.sources.folders import existing_folder, files_by_stem, image_files
 from resflow.sources.keep import open_objects
 from resflow.sources.lint import Problem, check_on_error
 from resflow.sources.objects import Found
+from resflow.sources.text_files import decoded_text, listed_names
 from resflow.sources.turned import Turned, Upright, is_upright, size_problem
 from resflow.targets.flags import read_flag
 
@@ -71,7 +72,9 @@ class Voc(AnnotatedSource):
         images, folder = existing_folder(Path(root, "JPEGImages")), existing_folder(Path(root, "Annotations"))
         pages = files_by_stem(folder, ".xml")
         every = sorted(pages)
-        names = every if split is None else _listed(Path(root, "ImageSets", "Main", f"{split}.txt"))
+        stems = {path.relative_to(images).with_suffix("").as_posix(): path for path in image_files(images)}
+        known_names = {*every, *stems}
+        names = every if split is None else _listed(Path(root, "ImageSets", "Main", f"{split}.txt"), known_names)
         read = {
             name: read_voc(pages.get(name, folder / f"{name}.xml")) for name in (names if classes else {*names, *every})
         }
@@ -81,7 +84,6 @@ class Voc(AnnotatedSource):
             )
         categories = numbered_classes(classes, first_label)
         known = {name: number for number, name in categories.items()}
-        stems = {path.relative_to(images).with_suffix("").as_posix(): path for path in image_files(images)}
         paths = [str(stems[name].relative_to(images)) if name in stems else f"{name}.jpg" for name in names]
         files = Files(os.fspath(images), paths, is_upright(upright))
         sizes, orientation, problems = measured_sizes(files, f"{split or 'Annotations'}")
@@ -160,7 +162,7 @@ def read_voc(path: Path) -> VocFile | Problem:
     """
     key, where = path.stem, f"Annotations/{path.name}"
     try:
-        text = path.read_bytes().decode("utf-8-sig")  # decoded here, so that no other encoding hides a DOCTYPE
+        text = decoded_text(path.read_bytes())  # decoded here, so that no other encoding hides a DOCTYPE
         if "<!DOCTYPE" in text or "<!ENTITY" in text:
             return Problem("unreadable annotation", key, where, "has a document type (<!DOCTYPE>), which is refused")
         parser = ET.XMLParser(encoding="utf-8")
@@ -190,10 +192,11 @@ def read_voc(path: Path) -> VocFile | Problem:
     return VocFile(size, objects, unreadable)
 
 
-def _listed(path: Path) -> list[str]:
+def _listed(path: Path, known: Container[str]) -> list[str]:
     try:
-        lines = path.read_text().splitlines()
+        return listed_names(path, known)
+    except ValueError as error:
+        raise ConfigError(f"the list of split {path.stem!r} cannot be read: {path}: {error}.") from error
     except OSError as error:
         there = sorted(file.stem for file in path.parent.glob("*.txt"))
         raise ConfigError(f"no list of split {path.stem!r}: {path}: {error.strerror}. There are {there}.") from error
-    return list(dict.fromkeys(line.split()[0] for line in lines if line.strip()))  # a second column is a class's flag

@@ -17,6 +17,7 @@ from resflow.sources.folders import existing_folder, files_by_stem, image_files
 from resflow.sources.keep import checked_pairs, open_objects
 from resflow.sources.lint import Problem, check_on_error
 from resflow.sources.objects import Found
+from resflow.sources.text_files import decoded_text
 from resflow.sources.turned import Turned, Upright, is_upright
 from resflow.sources.yolo_yaml import read_yolo_yaml
 from resflow.targets.mirror import KeypointPairs
@@ -203,10 +204,10 @@ def _named(names: Sequence[str]) -> str:
 def _lines(page: Path) -> Mapping[int, str] | Problem:
     """The lines of a file by number, blank ones left out; none if there is no file."""
     try:
-        text = page.read_text(encoding="utf-8")
+        text = decoded_text(page.read_bytes())
     except FileNotFoundError:
         return {}
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:
         return Problem("unreadable annotation", page.stem, str(page), f"{error}; expected lines of text")
     return {number: line for number, line in enumerate(text.splitlines(), 1) if line.strip()}
 
