@@ -97,7 +97,10 @@ def _spread(targets: Any, at: torch.Tensor, count: int, ignore_index: int) -> An
     if isinstance(targets, Instances):
         counts = targets.counts.new_zeros(count).index_copy_(0, at, targets.counts)
         image_id = targets.image_id.new_full((count,), -1).index_copy_(0, at, targets.image_id)
-        return replace(targets, counts=counts, image_id=image_id)
+        removed = targets.removed
+        if removed is not None:
+            removed = removed.new_zeros(count, removed.shape[1]).index_copy_(0, at, removed)
+        return replace(targets, counts=counts, image_id=image_id, removed=removed)
     if isinstance(targets, PixelClasses):
         classes = targets.classes
         return replace(
