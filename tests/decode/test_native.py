@@ -220,6 +220,14 @@ def samples_geometry() -> native.Any:
     return Geometry(identity(1), np.array([[40, 56]], np.int32), (40, 56))
 
 
+@pytest.mark.skipif(not Path("/proc/cpuinfo").exists(), reason="the system does not tell what its processor can do")
+def test_the_best_code_is_chosen() -> None:
+    flags = set(Path("/proc/cpuinfo").read_text().partition("flags")[2].partition("\n")[0].split())
+    avx2, avx512 = {"avx2", "fma", "bmi1", "bmi2"}, {"avx512f", "avx512bw", "avx512vl", "avx512dq"}
+    best = 0 if not avx2 <= flags else 4 if avx512 <= flags else 3
+    assert native.best_level() == best
+
+
 def test_a_library_of_another_version_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(native, "INTERFACE", native.INTERFACE + 1)
     with pytest.raises(ConfigError, match=r"of another version.*make native"):
