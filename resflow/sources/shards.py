@@ -71,6 +71,7 @@ class ShardSource:
         self._max_member_bytes = check_limit(max_member_bytes)
         self.shard_index = shards if isinstance(shards, ShardIndex) else open_index(shards, index=index)
         self._command = f"resflow tiers {shell_words(shards.shards if isinstance(shards, ShardIndex) else shards)}"
+        self._reindex = f"resflow index {shell_words(self.shard_index.shards)}"
         self._tiers: Tiers | None = None
         self._looked = False
         self._reset()
@@ -176,7 +177,7 @@ class ShardSource:
         self._reset()
 
     def __getstate__(self) -> dict[str, Any]:
-        names = ("shard_index", "_command", "_tiers", "_looked", "_max_member_bytes")
+        names = ("shard_index", "_command", "_reindex", "_tiers", "_looked", "_max_member_bytes")
         return {name: getattr(self, name) for name in names}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -361,10 +362,6 @@ class ShardSource:
                     self._shards.popitem(last=False)
             self._shards.move_to_end(number)
             return shard
-
-    @property
-    def _reindex(self) -> str:
-        return f"resflow index {shell_words(self.shard_index.shards)}"
 
     def _place(self, number: int) -> tuple[Path, int, str]:
         """Path and bytes of a shard, and how to make its index again."""
