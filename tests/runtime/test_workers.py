@@ -37,9 +37,9 @@ def test_so_it_is_where_workers_do_not_persist() -> None:
 
 
 def test_workers_end_with_their_parent() -> None:
-    row = kill_parent("decoding", "fork", 1)
+    row = kill_parent("decoding", "fork", 1)  # waits for their ends, however busy the machine is
+    assert row.kills == row.typed == 1
     assert not row.left
-    assert row.worst < 5
 
 
 @pytest.mark.slow
