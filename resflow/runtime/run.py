@@ -27,7 +27,8 @@ from resflow.plan import (
 from resflow.runtime.finish import Failure
 from resflow.runtime.given import GivenOrder, check_sampler
 from resflow.runtime.passes import Passes
-from resflow.runtime.planned import PlannedDataset, PlanSampler
+from resflow.runtime.plan_sampler import PlanSampler
+from resflow.runtime.planned import PlannedDataset
 from resflow.runtime.planned_pass import PlannedPass
 from resflow.runtime.prefetch import Prefetcher, prefetched
 from resflow.runtime.skip import SkipReport, without
