@@ -415,10 +415,14 @@ def test_one_image_is_a_dataset(tmp_path: Path) -> None:
 
 def test_missing_shards_and_missing_indexes_name_the_way_out(tmp_path: Path) -> None:
     shards = make_shards(tmp_path, 24)
-    Path(shards.replace("{000000..000001}", "000001")).unlink()
-    with pytest.raises(ShardError, match=r"train-000001\.tar"):
+    last = Path(shards.replace("{000000..000001}", "000001"))
+    last.rename(tmp_path / "gone")
+    with pytest.raises(ShardError, match=r"train-000001\.tar: the shard is missing"):
         loader(shards)
     next(tmp_path.glob("*.arrow")).unlink()
+    with pytest.raises(ShardError, match=r"train-000001\.tar: the shard is missing"):
+        loader(shards)
+    (tmp_path / "gone").rename(last)
     with pytest.raises(IndexFileError, match=r"there is no index of these shards\. Run: resflow index"):
         loader(shards)
 

@@ -617,7 +617,7 @@ def test_samples_that_are_read_together_are_read_one_by_one_after_a_fault() -> N
         (lambda number: np.array([number, 1], np.uint8), [255, 255]),
         (lambda number: torch.tensor([0.5, 0.5]), [0.0, 0.0]),
         (lambda number: (number, str(number)), (-100, None)),
-        (lambda number: {"name": number}, None),
+        (lambda number: {"name": number}, {"name": -100}),
     ],
     ids=["float", "bool", "int32", "uint8", "shares", "tuple", "dict"],
 )
@@ -627,9 +627,12 @@ def test_what_stands_for_no_target(target: Any, blank: Any) -> None:
 
     for batch in loader(Pictures({3: OSError("gone")}, target)):
         for place, number in enumerate(batch.sample_ids.tolist()):
-            parts = batch.targets if isinstance(batch.targets, tuple) else (batch.targets,)
-            found = tuple(plain(part[place]) for part in parts)
-            found = found if isinstance(batch.targets, tuple) else found[0]
+            if isinstance(batch.targets, dict):
+                found: Any = {name: plain(part[place]) for name, part in batch.targets.items()}
+            elif isinstance(batch.targets, tuple):
+                found = tuple(plain(part[place]) for part in batch.targets)
+            else:
+                found = plain(batch.targets[place])
             expected = blank if number == 3 else target(number)
             np.testing.assert_equal(
                 found, plain(expected) if not isinstance(expected, np.ndarray) else expected.tolist()

@@ -447,7 +447,7 @@ def test_a_mask_that_cannot_be_written_to_is_a_label_map() -> None:
 
 
 @pytest.mark.parametrize(
-    ("answer", "got"), [(lambda n: {"y": n}, "list"), (lambda n: (n, n), "tuple"), (str, "list"), (None, None)]
+    ("answer", "got"), [(lambda n: {"y": n}, "dict"), (lambda n: (n, n), "tuple"), (str, "list"), (None, None)]
 )
 def test_images_are_not_mixed_without_their_targets(answer: Any, got: str | None) -> None:
     under_test = loader(Answers(answer or torch.eye(8).long().__getitem__), targets="cls", augment=[MixUp()])

@@ -16,7 +16,7 @@ from resflow.errors import DecodeError, SampleError, ShardError, SkipBudgetError
 from resflow.runtime.skip import Faults, SkipReport, is_of_sample, make_sound, skipped
 from resflow.skip import Skip, Skipped
 
-BAD = {"ShardError", "SampleError", "HeaderError", "DecodeError", "TargetError"}
+BAD = {"ShardError", "SampleError", "HeaderError", "DecodeError", "TargetError", "TransformError"}
 
 
 @pytest.mark.parametrize("kind", [kind for kind in vars(errors).values() if isinstance(kind, type)])
