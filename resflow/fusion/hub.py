@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from PIL import Image, ImageOps
@@ -87,9 +88,10 @@ class HubLeaf:
         """An image as `datasets.Image` decodes it, without decoding it."""
         if value is None:
             return None
-        if value["bytes"] is None:
+        encoded, path = value["bytes"], value["path"]
+        if encoded is None and not (path and Path(path).is_file()):  # at a URL, or in an archive
             return feature.decode_example(value)
-        image: Image.Image = self._open(io.BytesIO(value["bytes"]))
+        image: Image.Image = self._open(path if encoded is None else io.BytesIO(encoded))
         if image.getexif().get(_ORIENTATION) is not None:
             image = ImageOps.exif_transpose(image)
         return image.convert(feature.mode) if feature.mode and feature.mode != image.mode else image

@@ -19,6 +19,7 @@ from torchvision import transforms as v1
 
 import resflow as rf
 from resflow.fusion import FusedDataset
+from resflow.fusion.lazy import LazyImage
 from tests.fusion.test_fuse import NUMBERS, assert_near, seed
 
 STEPS = [v1.RandomResizedCrop(48), v1.RandomHorizontalFlip(), v1.ColorJitter(0.3), *NUMBERS]
@@ -177,7 +178,7 @@ def test_hugging_face(photos: Path) -> None:
     steps = v1.Compose(STEPS)
 
     def make(bytes_too: bool) -> Any:
-        images = [{"bytes": Path(path).read_bytes(), "path": path} if bytes_too else path for path in paths]
+        images = [{"bytes": Path(path).read_bytes(), "path": None} if bytes_too else path for path in paths]
         features = hub.Features({"image": hub.Image(), "label": hub.Value("int64")})
         return hub.Dataset.from_dict({"image": images, "label": list(range(len(paths)))}, features=features)
 
@@ -197,6 +198,7 @@ def test_hugging_face(photos: Path) -> None:
             assert list(one) == list(other)
             assert one["label"] == other["label"]
             assert one["image"].size == other["image"].size
+            assert isinstance(other["image"], LazyImage) == (one["image"].format == "JPEG")
             assert_near(other["pixel_values"], one["pixel_values"], 2.0)
         seed(2)
         given = rf.fuse(make(bytes_too).select_columns(["image", "label"]), transform=v1.Compose([v1.CenterCrop(40)]))
