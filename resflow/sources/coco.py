@@ -149,6 +149,15 @@ def _crowd(record: dict[str, Any]) -> bool:
         raise ValueError(f"iscrowd: {error}") from error
 
 
+def _hull(mask: Any, form: str) -> tuple[float, ...]:
+    """The box around polygons, as [x, y, w, h], for an annotation that has none of its own."""
+    if form != "xywh" or not isinstance(mask, list) or not all(isinstance(part, list) for part in mask):
+        raise KeyError("bbox")
+    points = np.concatenate([np.asarray(part, np.float64).reshape(-1, 2) for part in mask])
+    low, high = points.min(axis=0), points.max(axis=0)
+    return (*low.tolist(), *(high - low).tolist())
+
+
 def _object(
     record: dict[str, Any], places: dict[int, int], where: str, form: str, sizes: npt.NDArray[np.int32]
 ) -> Found | Problem:
@@ -156,7 +165,8 @@ def _object(
     where = f"{where} annotation {number}"
     try:
         image, label = record["image_id"], record["category_id"]
-        left, top, width, height = map(float, record["bbox"])
+        mask = plain_mask(record.get("segmentation"))
+        left, top, width, height = map(float, record.get("bbox") or _hull(mask, form))
         area, points = record.get("area"), record.get("keypoints")
         if image not in places:
             return Problem("unknown image", "", where, f"image {image!r} is not in the list of images")
@@ -174,7 +184,7 @@ def _object(
             box=box,
             area=None if area is None else float(area),
             iscrowd=_crowd(record),
-            mask=plain_mask(record.get("segmentation")),
+            mask=mask,
             keypoints=None if not points else np.asarray(points, np.float64).ravel().tolist(),
         )
     except (KeyError, TypeError, ValueError, OverflowError) as error:

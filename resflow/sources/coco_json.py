@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,6 +29,7 @@ class CocoFile(NamedTuple):
         annotations: annotation records in the order of the file.
         categories: category records by number.
         problems: records that could not be taken.
+        alone: why the annotations cannot be joined with another file's, "" where they can.
     """
 
     where: str
@@ -35,6 +37,7 @@ class CocoFile(NamedTuple):
     annotations: list[dict[str, Any]]
     categories: dict[int, dict[str, Any]]
     problems: list[Problem]
+    alone: str = ""
 
     @property
     def sizes(self) -> list[tuple[int, int] | None]:
@@ -71,6 +74,11 @@ def read_coco(paths: str | Path | Sequence[str | Path]) -> CocoFile:
     categories: dict[int, dict[str, Any]] = {}
     annotations: dict[int, dict[str, Any]] = {}
     for part in parts:
+        if part.alone:
+            raise ConfigError(
+                f"{part.where} cannot be joined with other files: annotations are joined by their ids, but "
+                f"{part.alone}. Open it alone, or number its annotations as the other files do."
+            )
         for number, record in part.images.items():
             images[number] = {**images.get(number, {}), **record}
         for number, record in part.categories.items():
@@ -141,15 +149,20 @@ def _read_one(path: Path) -> CocoFile:
     where, problems = path.name, list[Problem]()
     images = _numbered(data["images"], "image", where, problems)
     categories = _numbered(data["categories"], "category", where, problems)
+    alone = ""
     annotations = [record for record in data["annotations"] if isinstance(record, dict)]
     problems += [
         Problem("unreadable annotation", "", where, f"an annotation that is a {type(record).__name__}")
         for record in data["annotations"]
         if not isinstance(record, dict)
     ]
+    for record in annotations:
+        for name in ("image_id", "category_id"):
+            if name in record:
+                record[name] = _whole(record[name])
     if annotations and "segments_info" not in annotations[0]:
-        annotations = list(_numbered(annotations, "annotation", where, problems, in_order=False).values())
-    return CocoFile(where, images, annotations, categories, problems)
+        annotations, alone = _told_apart(annotations, where, problems)
+    return CocoFile(where, images, annotations, categories, problems, alone)
 
 
 def is_path(name: object) -> bool:
@@ -160,15 +173,48 @@ def is_path(name: object) -> bool:
         return False
 
 
-def _numbered(
-    records: list[Any], what: str, where: str, problems: list[Problem], *, in_order: bool = True
-) -> dict[int, dict[str, Any]]:
-    """Records by their `id`; the rest become problems."""
+def _whole(value: Any) -> Any:
+    """A number written as 7, 7.0, "7" or "0007" as a whole number; any other value as it is."""
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    return int(value) if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 20 else value
+
+
+def _told_apart(records: list[dict[str, Any]], where: str, problems: list[Problem]) -> tuple[list[dict[str, Any]], str]:
+    """Annotations, each with a whole number as `id`, and what keeps them from being joined with another file's.
+
+    Nothing but joining asks for an annotation's own id, so it may be missing, text, or the same for many; its place in
+    the list then stands for it in messages. Of annotations of one id that are the same word for word, one is kept.
+    """
+    ids = [_whole(record.get("id")) for record in records]
+    counts = Counter(number for number in ids if _is_number(number))
+    clash = next((f"{count} of them have id {number}" for number, count in counts.items() if count > 1), "")
+    alone = "some have no whole number as id" if counts.total() < len(ids) else clash
+    found: list[dict[str, Any]] = []
+    seen: set[str] = set()
+    for place, (number, record) in enumerate(zip(ids, records, strict=True)):
+        own = _is_number(number)
+        if not own or counts[number] > 1:
+            text = json.dumps(record, sort_keys=True)
+            if own and text in seen:
+                problems.append(Problem("duplicate", "", where, f"annotation {number} came before, word for word"))
+                continue
+            seen.add(text)
+        found.append({**record, "id": number if own else place})
+    return found, alone
+
+
+def _is_number(number: Any) -> bool:
+    return type(number) is int and -(1 << 63) <= number < 1 << 63
+
+
+def _numbered(records: list[Any], what: str, where: str, problems: list[Problem]) -> dict[int, dict[str, Any]]:
+    """Records in the order of their `id`; the rest become problems."""
     found: dict[int, dict[str, Any]] = {}
     for place, record in enumerate(records):
-        number = record.get("id") if isinstance(record, dict) else None
+        number: Any = _whole(record.get("id")) if isinstance(record, dict) else None
         named = what != "image" or (isinstance(record, dict) and is_path(record.get("file_name")))
-        if type(number) is not int or not -(1 << 63) <= number < 1 << 63 or not named:
+        if not _is_number(number) or not named:
             said = f"record {place} of the list of {what} records has id {number!r}"
             problems.append(
                 Problem("unreadable annotation", "", where, f"{said}; expected a whole number (and a file_name)")
@@ -178,4 +224,5 @@ def _numbered(
             problems.append(Problem("duplicate", key, where, f"{what} {number} came before"))
         else:
             found[number] = record
-    return dict(sorted(found.items())) if in_order else found
+            record["id"] = number
+    return dict(sorted(found.items()))

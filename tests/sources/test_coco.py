@@ -7,6 +7,7 @@ import io
 import json
 import logging
 import pickle
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -162,8 +163,6 @@ GOOD = {"id": 1, "image_id": 1, "category_id": 1, "bbox": [1, 1, 9, 9], "area": 
         ({"category_id": 99}, "unknown category", "category 99 is not among the 2"),
         ({"category_id": "cat"}, "unknown category", "category 'cat' is no number"),
         ({"image_id": 99}, "unknown image", "image 99 is not in the list"),
-        ({"id": 2}, "duplicate", "annotation 2 came before"),
-        ({"id": None}, "unreadable annotation", "id None; expected a whole number"),
         ({"segmentation": [[1, 1, 2, 2]]}, "mask", "a polygon of 4 coordinates"),
         ({"segmentation": [[1, 1, 2, 2, 3]]}, "mask", "a polygon of 5 coordinates"),
         ({"segmentation": [[1, 1, 2, 2, 3, float("nan")]]}, "not finite", "a polygon has NaN"),
@@ -280,3 +279,47 @@ def test_run_lengths_are_those_of_pycocotools() -> None:
             runs = np.diff(np.concatenate([[0], edges])).tolist()
             assert compressed_counts(text) == runs
             assert compressed_counts(text[:-1] + "0") != runs or text[-1] == "0"
+
+
+@pytest.mark.parametrize(
+    "ids",
+    [
+        lambda place: {"id": f"ann_{place}"},
+        lambda place: {},
+        lambda place: {"id": None},
+        lambda place: {"id": 0},
+        lambda place: {"id": place % 2},
+        lambda place: {"id": str(place)},
+        lambda place: {"id": place, "image_id": "0001"},
+        lambda place: {"id": place, "image_id": 1.0, "category_id": "7"},
+    ],
+    ids=["text", "missing", "null", "all 0", "repeated", "digits", "image as text", "float and text"],
+)
+def test_annotations_need_no_ids_of_their_own(tmp_path: Path, ids: Callable[[int], dict[str, Any]]) -> None:
+    plain = {name: value for name, value in GOOD.items() if name != "id"}
+    records = [{**plain, "bbox": [1 + place, 1, 9, 9], **ids(place)} for place in range(4)]
+    images, path = coco_set(tmp_path, annotations=records, categories=[{"id": "1", "name": "one"}, {"id": 7.0}])
+    source = Coco(images, path)
+    assert target(source, 0).boxes[:, 0].tolist() == [1, 2, 3, 4]
+    assert list(source.categories) == [1, 7]
+
+
+def test_an_annotation_that_is_repeated_word_for_word_counts_once(tmp_path: Path) -> None:
+    images, path = coco_set(tmp_path, annotations=[GOOD, GOOD, {**GOOD, "id": 1, "bbox": [2, 2, 9, 9]}])
+    source = Coco(images, path, on_error="drop")
+    assert source.problems.counts == {"duplicate": 1}
+    assert target(source, 0).boxes[:, 0].tolist() == [1, 2]
+
+
+def test_annotations_without_ids_of_their_own_are_not_joined(tmp_path: Path) -> None:
+    images, path = coco_set(tmp_path, annotations=[{**GOOD, "id": None}])
+    with pytest.raises(ConfigError, match=r"cannot be joined .* some have no whole number as id\. Open it alone"):
+        Coco(images, [path, path])
+
+
+@pytest.mark.parametrize("box", [{}, {"bbox": None}, {"bbox": []}], ids=["missing", "null", "empty"])
+def test_an_object_without_a_box_has_the_box_of_its_polygons(tmp_path: Path, box: dict[str, Any]) -> None:
+    plain = {name: value for name, value in GOOD.items() if name != "bbox"}
+    polygons = [[3, 4, 9, 4, 9, 8], [5, 2, 7.5, 2, 7.5, 6]]
+    images, path = coco_set(tmp_path, annotations=[{**plain, "segmentation": polygons, **box}])
+    assert target(Coco(images, path), 0).boxes.tolist() == [[3, 2, 9, 8]]
