@@ -139,7 +139,23 @@ def _keypoints(coco: CocoFile) -> tuple[tuple[str, ...], tuple[tuple[int, int], 
             sorted({names for names, _ in kinds}),
         )
         return (), ()
-    return max(kinds, key=lambda kind: (len(kind[1]), kind)) if kinds else ((), ())
+    return max(kinds, key=lambda kind: (len(kind[1]), kind)) if kinds else (_unnamed(coco), ())
+
+
+def _unnamed(coco: CocoFile) -> tuple[str, ...]:
+    """Numbers for names, where categories name no keypoints and all objects that have some have equally many."""
+    lists = [record["keypoints"] for record in coco.annotations if isinstance(record.get("keypoints"), list)]
+    counts = sorted({len(points) / 3 for points in lists if points})
+    if len(counts) == 1 and counts[0].is_integer():
+        return tuple(map(str, range(int(counts[0]))))
+    if counts:
+        _LOG.warning(
+            "%s has objects of %s keypoints, which its categories do not name; its boxes are read, its keypoints are "
+            'not. Name them: "keypoints" of each category.',
+            coco.where,
+            ", ".join(f"{count:g}" for count in counts),
+        )
+    return ()
 
 
 def _crowd(record: dict[str, Any]) -> bool:

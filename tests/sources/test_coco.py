@@ -323,3 +323,24 @@ def test_an_object_without_a_box_has_the_box_of_its_polygons(tmp_path: Path, box
     polygons = [[3, 4, 9, 4, 9, 8], [5, 2, 7.5, 2, 7.5, 6]]
     images, path = coco_set(tmp_path, annotations=[{**plain, "segmentation": polygons, **box}])
     assert target(Coco(images, path), 0).boxes.tolist() == [[3, 2, 9, 8]]
+
+
+def test_keypoints_without_names_are_read(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    face = [float(number % 30) + 1 if number % 3 < 2 else 2 for number in range(68 * 3)]
+    categories = [{"id": 1, "name": "face"}]
+    images, path = coco_set(tmp_path, annotations=[{**GOOD, "keypoints": face}], categories=categories)
+    source = Coco(images, path, keypoint_pairs=[(0, 16)])
+    assert source.keypoint_names == tuple(map(str, range(68)))
+    assert source.keypoint_pairs == ((0, 16),)
+    found = target(source, 0).keypoints
+    assert found is not None
+    assert found.ravel().tolist() == face
+
+    images, path = coco_set(
+        tmp_path,
+        annotations=[{**GOOD, "keypoints": face}, {**GOOD, "id": 2, "keypoints": face[:6]}],
+        categories=categories,
+    )
+    source = Coco(images, path)
+    assert target(source, 0).boxes.shape == (2, 4)
+    assert "objects of 2, 68 keypoints, which its categories do not name" in caplog.text
