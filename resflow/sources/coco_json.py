@@ -194,6 +194,12 @@ def _told_apart(records: list[dict[str, Any]], where: str, problems: list[Proble
     seen: set[str] = set()
     for place, (number, record) in enumerate(zip(ids, records, strict=True)):
         own = _is_number(number)
+        if type(number) is int and not own:
+            said = (
+                f"record {place} of the list of annotation records has id {number}; expected a whole number of 64 bits"
+            )
+            problems.append(Problem("unreadable annotation", "", where, said))
+            continue
         if not own or counts[number] > 1:
             text = json.dumps(record, sort_keys=True)
             if own and text in seen:
