@@ -21,12 +21,12 @@ from resflow.geometry import Geometry
 from resflow.geometry.affine import transform_points
 from resflow.geometry.fit import coverage
 from resflow.geometry.views import apply_views
-from resflow.headers import read_header
-from resflow.pictures import ratio_histogram
-from resflow.pictures.plotting import INK, load_matplotlib, save, size_text
-from resflow.pictures.tile import padding
+from resflow.images import read_header
 from resflow.plan.learn import learn_buckets
 from resflow.plan.tiers import ORIGINAL, choose_tiers, tier_size
+from resflow.viz import ratio_histogram
+from resflow.viz.plotting import INK, load_matplotlib, save, size_text
+from resflow.viz.tile import padding
 
 _COLOURS = 128  # of a picture, so that files stay small
 _HATCH = {"facecolor": "#f2f2f2", "edgecolor": "#c23b22", "hatch": "//////", "linewidth": 0}

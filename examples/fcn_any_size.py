@@ -32,7 +32,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy, interpolate
 
 import resflow as rf
-from resflow.pictures.plotting import class_colour
+from resflow.viz.plotting import class_colour
 
 CLASSES = ["sky", "building", "pole", "road", "pavement", "tree", "sign", "fence", "car", "pedestrian", "bicyclist"]
 VOID = len(CLASSES)  # CamVid's unlabelled pixels; padding takes the same number

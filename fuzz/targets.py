@@ -25,7 +25,7 @@ from resflow.decode import open_engine
 from resflow.errors import HeaderError, ResflowError
 from resflow.geometry import Fit
 from resflow.geometry.affine import Geometry, identity
-from resflow.headers import HeaderTruncatedError, count_scans, read_header, whole_header
+from resflow.images import HeaderTruncatedError, count_scans, read_header, whole_header
 from resflow.loader import DataLoader
 from resflow.sources import (
     Coco,
@@ -336,7 +336,7 @@ def _yolo(folder: Path) -> Target:
 
 
 def _members(_: Path) -> Target:
-    from resflow.runtime.labels import class_number
+    from resflow.session.labels import class_number
 
     where = Geometry(identity(1), np.array([_SIZE], np.int32), (32, 32))
 

@@ -15,18 +15,18 @@ from typing_extensions import TypeVar  # typing's own takes a default from Pytho
 from resflow.errors import ConfigError
 from resflow.pipeline import Pipeline
 from resflow.plan import Buckets, EpochPlan, PixelBudget, World
-from resflow.runtime.device import on_cpu
-from resflow.runtime.finish import Finish
-from resflow.runtime.iterators import InProcess, OverWorkers, begin_iterator, is_under_way
-from resflow.runtime.loop import Loop
-from resflow.runtime.maker import load_engine
-from resflow.runtime.meter import Meter, ready_batches
-from resflow.runtime.opening import open_run
-from resflow.runtime.plain import PlainPass, PlainPlace, plain_pass
-from resflow.runtime.run import PlannedRun
-from resflow.runtime.stats import Stats
-from resflow.runtime.stream_run import StreamRun
-from resflow.runtime.workers import WorkerInit, check_may_start, watch_workers
+from resflow.session.device import on_cpu
+from resflow.session.finish import Finish
+from resflow.session.iterators import InProcess, OverWorkers, begin_iterator, is_under_way
+from resflow.session.loop import Loop
+from resflow.session.maker import load_engine
+from resflow.session.meter import Meter, ready_batches
+from resflow.session.opening import open_run
+from resflow.session.plain import PlainPass, PlainPlace, plain_pass
+from resflow.session.run import PlannedRun
+from resflow.session.stats import Stats
+from resflow.session.stream_run import StreamRun
+from resflow.session.workers import WorkerInit, check_may_start, watch_workers
 from resflow.skip import Skipped
 
 _PREFETCH = 2  # PyTorch's default: batches ahead for each worker

@@ -16,17 +16,19 @@ import resflow
 ROOT = Path(resflow.__file__).parent
 MAY_IMPORT = {
     "errors": set(),
-    "headers": {"errors"},
+    "images": {"errors"},
+    "headers": {"images"},
+    "storage": {"errors"},
     "plan": {"errors"},
     "geometry": {"errors"},
     "targets": {"errors", "geometry"},
     "world": {"errors", "plan"},
     "progress": set(),
-    "sources": {"errors", "headers", "plan", "geometry", "progress", "targets", "world"},
+    "sources": {"errors", "images", "plan", "geometry", "progress", "storage", "targets", "world"},
     "augment": {"errors", "geometry", "plan", "targets"},
     "models": {"errors", "geometry", "plan", "augment"},
-    "decode": {"errors", "headers", "plan", "geometry"},
-    "fusion": {"errors", "headers", "plan", "geometry", "targets", "sources", "decode", "augment"},
+    "decode": {"errors", "images", "plan", "geometry"},
+    "fusion": {"errors", "images", "plan", "geometry", "targets", "sources", "decode", "augment"},
     "config": {"errors"},
     "normalize": {"errors", "geometry"},
     "skip": {"errors"},
@@ -48,9 +50,9 @@ MAY_IMPORT = {
         "targets",
         "transform_fields",
     },
-    "runtime": {
+    "session": {
         "errors",
-        "headers",
+        "images",
         "augment",
         "batch",
         "decode",
@@ -62,12 +64,12 @@ MAY_IMPORT = {
         "targets",
         "world",
     },
-    "loader": {"errors", "fusion", "pipeline", "plan", "runtime", "skip", "sources"},
+    "loader": {"errors", "fusion", "pipeline", "plan", "session", "skip", "sources"},
     "schedules": {"geometry", "plan"},
     "views": {"geometry"},
     "testing": {"errors", "plan", "geometry", "sources", "decode"},
-    "pictures": {"errors", "batch", "plan", "geometry", "normalize"},
-    "demo": {"errors", "batch", "geometry", "loader", "normalize", "pictures", "pipeline", "plan", "sources"},
+    "viz": {"errors", "batch", "plan", "geometry", "normalize"},
+    "demo": {"errors", "batch", "geometry", "loader", "normalize", "viz", "pipeline", "plan", "sources"},
     "cli": {
         "errors",
         "batch",
@@ -75,14 +77,14 @@ MAY_IMPORT = {
         "decode",
         "demo",
         "geometry",
-        "headers",
+        "images",
         "loader",
         "normalize",
-        "pictures",
+        "viz",
         "pipeline",
         "plan",
         "progress",
-        "runtime",
+        "session",
         "skip",
         "sources",
         "targets",
@@ -199,8 +201,8 @@ sys.modules["fcntl"] = None
 del os.register_at_fork
 import resflow as rf
 from resflow.errors import ConfigError
-import resflow.sources.fetch
-from resflow.sources.cache import ShardCache
+import resflow.storage.fetch
+from resflow.storage.cache import ShardCache
 from pathlib import Path
 from tests.decode import samples
 images = [(samples.jpeg(40, 56, seed), seed) for seed in range(4)]

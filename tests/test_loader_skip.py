@@ -783,7 +783,7 @@ def test_pillows_own_errors_of_a_broken_png_are_among_those_skipped(tmp_path: Pa
                 picture.convert("RGB")
         except Exception as error:  # noqa: BLE001 (which one is what is asked)
             found.add(type(error))
-    from resflow.runtime.skip import is_of_sample
+    from resflow.session.skip import is_of_sample
 
     assert found
     assert all(is_of_sample(kind("broken")) for kind in found)

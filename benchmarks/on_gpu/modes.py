@@ -13,7 +13,7 @@ from on_gpu.feeds import RATIO, SCALE
 from resflow.decode.dali_graph import build_pipeline, pipeline_inputs
 from resflow.decode.placement import placement
 from resflow.geometry import Geometry, RandomResizedCrop, apply_views
-from resflow.headers import read_header
+from resflow.images import read_header
 
 
 def compare(data: Data, *, side: int, batch: int, device: str, threads: int, rounds: int) -> dict[str, Any]:

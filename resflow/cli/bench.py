@@ -17,7 +17,7 @@ from resflow.progress import progress
 
 if TYPE_CHECKING:
     from resflow.pipeline import Pipeline
-    from resflow.runtime.stats import Stats
+    from resflow.session.stats import Stats
     from resflow.sources import Source
 
 
@@ -40,7 +40,7 @@ def bench(
     as_json: AsJson = False,
 ) -> None:
     """Measure a pipeline on a dataset: images a second, where time goes by stage, what bounds it, PyTorch beside it."""
-    from resflow.runtime.stats import cpus
+    from resflow.session.stats import cpus
 
     read = read_pipeline(pipeline, targets)
     read = replace(read, resolution=resolution or max(read.schedule.resolutions))

@@ -60,7 +60,7 @@ def _versions() -> dict[str, str | None]:
 def _machine() -> dict[str, Any]:
     import torch
 
-    from resflow.runtime.stats import cpus
+    from resflow.session.stats import cpus
 
     shared = shutil.disk_usage("/dev/shm") if os.path.isdir("/dev/shm") else None  # noqa: PTH112
     devices = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
@@ -117,7 +117,7 @@ def _auto(engines: Mapping[str, Any], machine: Mapping[str, Any]) -> dict[str, s
 def _formats(engines: set[str]) -> list[dict[str, Any]]:
     """Which code decodes each kind of image, tried on a small one; None under an engine that is not there."""
     from resflow.decode.routes import is_native
-    from resflow.headers import read_header
+    from resflow.images import read_header
 
     told = []
     for kind, data in _samples():
@@ -173,7 +173,7 @@ def takes_window(data: bytes) -> bool:
     import numpy as np
 
     from resflow.decode.native import decode_window, missing
-    from resflow.headers import read_header
+    from resflow.images import read_header
 
     if missing():
         return False
@@ -194,7 +194,7 @@ def _right(data: bytes) -> bool:
     from resflow.decode import open_engine
     from resflow.geometry import Geometry
     from resflow.geometry.affine import identity
-    from resflow.headers import read_header
+    from resflow.images import read_header
 
     header = read_header(data)
     size = np.array([[header.height, header.width]], np.int32)
@@ -279,7 +279,7 @@ def settings(cpus: int, engines: Mapping[str, Any]) -> list[tuple[str, int]]:
 
 def _calibrated(engines: Mapping[str, Any], seconds: float) -> dict[str, Any]:
     """Images a second of each setting, and the best."""
-    from resflow.runtime.stats import cpus
+    from resflow.session.stats import cpus
 
     source = DrawnImages(1 << 14)
     tried = settings(cpus(), engines)

@@ -72,7 +72,7 @@ def _contents(source: Source, limit: int, names: Any) -> dict[str, Any]:
     import numpy as np
 
     from resflow.errors import TargetError
-    from resflow.runtime.findings import Findings
+    from resflow.session.findings import Findings
 
     count = min(limit, len(source.index))
     ids = np.arange(count, dtype=np.int64) * len(source.index) // max(count, 1)
@@ -110,7 +110,7 @@ def _read(source: Source, ids: Any) -> Any:
 
 def _format(sample: Sample) -> str:
     from resflow.errors import HeaderError
-    from resflow.headers import whole_header
+    from resflow.images import whole_header
 
     if not isinstance(sample.image, memoryview | bytes):
         return "pixels"
@@ -122,7 +122,7 @@ def _format(sample: Sample) -> str:
 
 def _target(sample: Sample, spec: Any) -> object:
     """The target of a sample; TargetError where it cannot be read."""
-    from resflow.runtime.labels import sample_target
+    from resflow.session.labels import sample_target
 
     return sample_target(sample.members, sample.target, spec, sample.keypoint_pairs)
 

@@ -36,8 +36,8 @@ def lint(
 ) -> None:
     """Read and decode every sample, with its targets, and list those that are bad; exit code 3 if there are any."""
     from resflow.loader import DataLoader
-    from resflow.runtime.findings import looked
-    from resflow.runtime.stats import cpus
+    from resflow.session.findings import looked
+    from resflow.session.stats import cpus
     from resflow.sources.groups import remark_lines
 
     start = time.perf_counter()

@@ -17,13 +17,13 @@ from PIL import Image, ImageOps
 from resflow.errors import ConfigError
 from resflow.geometry.affine import transform_points
 from resflow.geometry.fit import coverage
-from resflow.headers import whole_header
-from resflow.headers.pillow import open_image
-from resflow.pictures.captions import transform_text
-from resflow.pictures.overlay import with_label_map, with_masks
-from resflow.pictures.plotting import class_colour, class_name
-from resflow.pictures.shown import Shown, pixels, shown
+from resflow.images import whole_header
+from resflow.images.pillow import open_image
 from resflow.sources.base import Sample
+from resflow.viz.captions import transform_text
+from resflow.viz.overlay import with_label_map, with_masks
+from resflow.viz.plotting import class_colour, class_name
+from resflow.viz.shown import Shown, pixels, shown
 
 if TYPE_CHECKING:
     from resflow.batch import Batch

@@ -88,7 +88,7 @@ def lacking_targets(source: Source, spec: Any) -> Lacking | None:
         spec: `Pipeline.targets`.
     """
     from resflow.errors import TargetError
-    from resflow.runtime.labels import sample_target
+    from resflow.session.labels import sample_target
     from resflow.sources import NO_TARGET
 
     if spec is None:

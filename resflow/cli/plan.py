@@ -43,7 +43,7 @@ def plan(
     """Tell how a dataset will be batched: its buckets, shapes, batches, and what is padded and cropped."""
     check_folder_of(out)
     if out is not None:
-        from resflow.pictures import require_matplotlib
+        from resflow.viz import require_matplotlib
 
         require_matplotlib()
     from resflow.loader import DataLoader
@@ -71,7 +71,7 @@ def plan(
 
         told["tiers"] = planned_tiers(tiers, budget, read, loader.buckets, source, epochs=epochs, seed=seed)
     if out is not None:
-        from resflow.pictures import ratio_histogram
+        from resflow.viz import ratio_histogram
 
         told["picture"] = str(ratio_histogram(index.aspect_ratio, loader.buckets, out))
     print(json.dumps(told) if as_json else _as_text(told))

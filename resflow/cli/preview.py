@@ -45,7 +45,7 @@ def preview(
     check_folder_of(path)
     as_page = html or path.suffix == ".html"
     if not as_page:
-        from resflow.pictures import require_matplotlib
+        from resflow.viz import require_matplotlib
 
         require_matplotlib()
     from resflow.loader import DataLoader
@@ -71,7 +71,7 @@ def preview(
 
         write_page(shown, list(map(_line, told)), source, path, **options)
     else:
-        from resflow.pictures import contact_sheet
+        from resflow.viz import contact_sheet
 
         contact_sheet(shown, path, tiles=batch_size, **options)
     if as_json:
@@ -121,9 +121,9 @@ def _batch(loader: DataLoader[Batch], epoch: int, step: int) -> Batch:
 def _told(step: int, batch: Batch, loader: DataLoader[Batch]) -> dict[str, Any]:
     """What is printed of a batch."""
     from resflow.geometry.fit import coverage
-    from resflow.pictures.shown import shown
-    from resflow.runtime.labels import sample_target
+    from resflow.session.labels import sample_target
     from resflow.targets import Annotation
+    from resflow.viz.shown import shown
 
     padded, cropped = coverage(batch.geometry)
     told: dict[str, Any] = {

@@ -15,7 +15,7 @@ from resflow.decode import native
 from resflow.decode.placement import Interpolation
 from resflow.errors import ConfigError, DecodeError, HeaderError
 from resflow.geometry.affine import Geometry
-from resflow.headers import MAX_SCANS, ImageHeader, count_scans, whole_header
+from resflow.images import MAX_SCANS, ImageHeader, count_scans, whole_header
 
 Encoded: TypeAlias = bytes | memoryview
 Pixels: TypeAlias = npt.NDArray[np.uint8]

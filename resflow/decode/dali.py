@@ -38,7 +38,7 @@ from resflow.decode.routes import is_native
 from resflow.decode.turbo import strict_jpeg
 from resflow.errors import ConfigError, WorkerError
 from resflow.geometry.affine import Geometry
-from resflow.headers import Format, whole_header
+from resflow.images import Format, whole_header
 
 Positions: TypeAlias = npt.NDArray[np.int64]
 

@@ -26,12 +26,12 @@ from resflow.decode.place import place
 from resflow.decode.placement import placement
 from resflow.errors import DecodeError
 from resflow.geometry.affine import Geometry
-from resflow.headers import Format, whole_header
-from resflow.headers.pillow import DAMAGE, cut_off, open_image, rgb_pixels
+from resflow.images import Format, whole_header
+from resflow.images.pillow import DAMAGE, cut_off, open_image, rgb_pixels
 
 
 def decode_rgb(encoded: Encoded, kind: Format | None = None) -> npt.NDArray[np.uint8]:
-    """Decode one image of any format that `resflow.headers` knows: the reference decode.
+    """Decode one image of any format that `resflow.images` knows: the reference decode.
 
     The first frame, upright by its orientation, then as PIL's `convert("RGB")`: alpha dropped, greyscale repeated and
     cut off at 255 where it has more than 8 bits.

@@ -5,8 +5,8 @@ from __future__ import annotations
 import struct
 
 from resflow.decode.base import Encoded
-from resflow.headers import ImageHeader
-from resflow.headers.exif import has_small_samples
+from resflow.images import ImageHeader
+from resflow.images.exif import has_small_samples
 
 _PNG_DEPTH = 24  # the byte that tells it; that of the colour type follows
 _TAIL = 1024  # bytes at the end of a JPEG among which its end marker must be

@@ -27,7 +27,7 @@ from resflow.decode.pillow import decode_checked
 from resflow.decode.place import FULL_SIZE, Grid, canvas, finish, place
 from resflow.decode.placement import INTERPOLATIONS, Placement, placement
 from resflow.geometry.affine import Geometry
-from resflow.headers import ImageHeader
+from resflow.images import ImageHeader
 
 # The reduced sizes with fast inverse transforms; 3, 5, 6 and 7 eighths take longer than 8.
 _EIGHTHS = (1, 2, 4)

@@ -13,8 +13,8 @@ from resflow.demo.report import Report, closing_text, data_text
 from resflow.demo.train import EpochResult, Recipe, Training
 from resflow.errors import ConfigError
 from resflow.normalize import IMAGENET
-from resflow.pictures import contact_sheet, ratio_histogram, require_matplotlib
 from resflow.sources import open_index
+from resflow.viz import contact_sheet, ratio_histogram, require_matplotlib
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,27 +6,27 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from resflow.sources.annotated import AnnotatedSource
+    from resflow.sources.annotations.annotated import AnnotatedSource
+    from resflow.sources.annotations.coco import Coco
+    from resflow.sources.annotations.mask_folder import MaskFolder
+    from resflow.sources.annotations.panoptic import CocoPanoptic
+    from resflow.sources.annotations.voc import Voc
+    from resflow.sources.annotations.yolo import Yolo
     from resflow.sources.base import NO_TARGET, Pixels, Sample, Source
     from resflow.sources.class_folders import ClassFolderShards
-    from resflow.sources.coco import Coco
     from resflow.sources.collate import collate_targets, emptied
     from resflow.sources.dataset import DatasetSource
     from resflow.sources.images import Images
     from resflow.sources.index_file import ShardIndex, build_index, write_index
     from resflow.sources.index_lookup import index_path, open_index
     from resflow.sources.lint import LintReport, Problem
-    from resflow.sources.mask_folder import MaskFolder
     from resflow.sources.mixed import Mix
-    from resflow.sources.panoptic import CocoPanoptic
     from resflow.sources.recognised import RecognisedSource, dataset_source, recognise
     from resflow.sources.sharding import source_samples
     from resflow.sources.shards import ShardSource
-    from resflow.sources.store import Store
     from resflow.sources.stream import ShardStream
-    from resflow.sources.voc import Voc
     from resflow.sources.writer import LabelledImages, class_folder_samples, labelled_files, write_shards
-    from resflow.sources.yolo import Yolo
+    from resflow.storage.store import Store
 
 __all__ = [
     "NO_TARGET",
@@ -66,15 +66,15 @@ __all__ = [
 ]
 
 _HOME = {
-    "AnnotatedSource": "annotated",
+    "AnnotatedSource": "annotations.annotated",
     "ClassFolderShards": "class_folders",
-    "Coco": "coco",
-    "CocoPanoptic": "panoptic",
+    "Coco": "annotations.coco",
+    "CocoPanoptic": "annotations.panoptic",
     "DatasetSource": "dataset",
     "Images": "images",
     "LabelledImages": "writer",
     "LintReport": "lint",
-    "MaskFolder": "mask_folder",
+    "MaskFolder": "annotations.mask_folder",
     "Mix": "mixed",
     "NO_TARGET": "base",
     "Pixels": "base",
@@ -85,9 +85,8 @@ _HOME = {
     "ShardSource": "shards",
     "ShardStream": "stream",
     "Source": "base",
-    "Store": "store",
-    "Voc": "voc",
-    "Yolo": "yolo",
+    "Voc": "annotations.voc",
+    "Yolo": "annotations.yolo",
     "build_index": "index_file",
     "class_folder_samples": "writer",
     "collate_targets": "collate",
@@ -104,6 +103,8 @@ _HOME = {
 
 
 def __getattr__(name: str) -> object:
+    if name == "Store":
+        return importlib.import_module("resflow.storage").Store
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)

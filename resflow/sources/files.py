@@ -7,7 +7,7 @@ import stat
 from contextlib import suppress
 
 from resflow.errors import ShardError
-from resflow.headers import ImageHeader, find_header
+from resflow.images import ImageHeader, find_header
 
 MAX_FILE_BYTES = 1 << 30
 """Bytes of the largest image file that is read: more than `Pipeline.max_pixels` pixels take uncompressed."""
@@ -38,7 +38,7 @@ def file_header(path: str) -> ImageHeader:
     """The header of a file's image, from its first bytes.
 
     Args:
-        path: a file in a format that `resflow.headers` reads.
+        path: a file in a format that `resflow.images` reads.
 
     Returns:
         The header.

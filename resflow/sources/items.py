@@ -12,8 +12,8 @@ import torch
 from PIL import Image
 
 from resflow.errors import ConfigError, HeaderError
-from resflow.headers import whole_header
-from resflow.headers.pillow import rgb_pixels
+from resflow.images import whole_header
+from resflow.images.pillow import rgb_pixels
 from resflow.sources.base import NO_TARGET, Pixels
 from resflow.sources.files import file_header, read_file
 

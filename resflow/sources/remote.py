@@ -19,20 +19,20 @@ import numpy as np
 import numpy.typing as npt
 
 from resflow.errors import ConfigError, IndexFileError, ShardError
-from resflow.sources.addresses import shown, split_query
-from resflow.sources.cache import ShardCache
-from resflow.sources.fetch import Fetcher
-from resflow.sources.filling import Filler
 from resflow.sources.index_file import open_index_file
 from resflow.sources.index_lookup import index_name, old_index_name
 from resflow.sources.paths import Shards
 from resflow.sources.pieces import Run
-from resflow.sources.pins import Pins
 from resflow.sources.shards import ShardSource
-from resflow.sources.store import Store
 from resflow.sources.stream import stream_names
 from resflow.sources.tar import MAX_MEMBER_BYTES
 from resflow.sources.tiers import Tiers, open_tiers, tiers_path
+from resflow.storage.addresses import shown, split_query
+from resflow.storage.cache import ShardCache
+from resflow.storage.fetch import Fetcher
+from resflow.storage.filling import Filler
+from resflow.storage.pins import Pins
+from resflow.storage.store import Store
 
 _COMMAND = "resflow index where the shards lie, and copy the index beside them"
 _OPEN = 64  # shards in the cache that are held open

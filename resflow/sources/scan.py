@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from resflow.errors import HeaderError, SampleError, ShardError
-from resflow.headers import find_header
+from resflow.images import find_header
 from resflow.sources.groups import Remarks, group_members, remark_lines, without_image
 from resflow.sources.tar import MAX_MEMBER_BYTES, Read, read_members
 

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from resflow.headers import whole_header
-from resflow.sources.annotated import AnnotatedSource
+from resflow.images import whole_header
+from resflow.sources.annotations.annotated import AnnotatedSource
 from resflow.sources.base import Pixels
 from resflow.sources.folders import check_keys, unique_keys
 from resflow.sources.groups import IMAGE_EXTENSIONS

@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from PIL import Image
 
 from resflow.errors import DecodeError, HeaderError
-from resflow.headers import ImageHeader, whole_header
-from resflow.headers.pillow import DAMAGE, open_image, rgb_pixels
+from resflow.images import ImageHeader, whole_header
+from resflow.images.pillow import DAMAGE, open_image, rgb_pixels
 from resflow.sources.base import Pixels
 from resflow.sources.files import file_header, read_file
 
@@ -23,7 +23,7 @@ def turned_size(path: str) -> tuple[tuple[int, int], int]:
     """The size of a file's image as `stored_image` gives it, and how EXIF turns it, from the file's first bytes.
 
     Args:
-        path: a file in a format that `resflow.headers` reads.
+        path: a file in a format that `resflow.images` reads.
 
     Returns:
         Height and width in pixels, and the EXIF orientation, 1 to 8.

@@ -16,11 +16,7 @@ import torch.utils.data
 from resflow.errors import ConfigError, ShardError
 from resflow.plan.order import bits
 from resflow.plan.world import World
-from resflow.sources.addresses import identity, is_remote, shown
 from resflow.sources.base import Sample
-from resflow.sources.cache import ShardCache
-from resflow.sources.fetch import CHUNK, Fetcher, RemoteFile
-from resflow.sources.filling import bring
 from resflow.sources.groups import (
     IMAGE_EXTENSIONS,
     Remarks,
@@ -30,8 +26,12 @@ from resflow.sources.groups import (
     without_image,
 )
 from resflow.sources.paths import Shards, shard_paths
-from resflow.sources.store import Store
 from resflow.sources.tar import MAX_MEMBER_BYTES, Member, check_limit, read_members, too_large
+from resflow.storage.addresses import identity, is_remote, shown
+from resflow.storage.cache import ShardCache
+from resflow.storage.fetch import CHUNK, Fetcher, RemoteFile
+from resflow.storage.filling import bring
+from resflow.storage.store import Store
 from resflow.world import current_world
 
 __all__ = ["ShardStream", "is_remote", "read_shard", "stream_names"]

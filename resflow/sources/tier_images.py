@@ -9,8 +9,8 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from resflow.errors import HeaderError, SampleError
-from resflow.headers import MAX_SCANS, count_scans, whole_header
-from resflow.headers.pillow import DAMAGE, open_image, rgb_pixels
+from resflow.images import MAX_SCANS, count_scans, whole_header
+from resflow.images.pillow import DAMAGE, open_image, rgb_pixels
 from resflow.plan.tiers import tier_size
 
 QUALITY = 85

@@ -15,7 +15,7 @@ import torch
 from resflow.decode.dali import DaliDecoder
 from resflow.decode.routes import is_native
 from resflow.errors import ConfigError, DecodeError
-from resflow.headers import read_header
+from resflow.images import read_header
 from tests.decode import samples
 from tests.decode.reference import geometry
 

@@ -23,7 +23,7 @@ from resflow.cli.main import app
 from resflow.decode import open_engine
 from resflow.errors import ConfigError, DecodeError, ResflowError
 from resflow.geometry import Geometry
-from resflow.headers import find_header, read_header, whole_header
+from resflow.images import find_header, read_header, whole_header
 from resflow.sources import ShardSource, build_index, dataset_source
 from resflow.sources.stored import stored_image, stored_size
 from tests.decode.samples import encode, formats, jpeg, picture, png16

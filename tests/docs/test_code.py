@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from resflow.demo.drawing import CLASSES, drawn_samples
-from resflow.headers import read_header
+from resflow.images import read_header
 from resflow.sources import build_index, index_path, write_index, write_shards
 
 ROOT = Path(__file__).parents[2]

@@ -29,12 +29,12 @@ from torch.utils.data import Dataset
 import resflow as rf
 import resflow.decode.turbo  # once, before workers are forked
 from resflow.errors import ResflowError
-from resflow.runtime.workers import drop_shared_memory
+from resflow.session.workers import drop_shared_memory
 from resflow.sources import build_index, index_path, write_index, write_shards
-from resflow.sources.cache import ShardCache
 from resflow.sources.sizes import find_sizes
 from resflow.sources.tier_writer import make_tiers
-from resflow.sources.transport import Stamp
+from resflow.storage.cache import ShardCache
+from resflow.storage.transport import Stamp
 from tests.shards import make_shards, samples
 
 ROOT = Path(__file__).parents[2]

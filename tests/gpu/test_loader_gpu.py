@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import resflow as rf
-from resflow.runtime.prefetch import prefetched
+from resflow.session.prefetch import prefetched
 from tests.shards import make_shards
 
 pytestmark = [

@@ -20,7 +20,7 @@ from resflow import Pipeline
 from resflow.decode import Decoder, open_engine
 from resflow.errors import ResflowError, SampleError
 from resflow.geometry.affine import Geometry, identity
-from resflow.headers import read_header
+from resflow.images import read_header
 from resflow.loader import DataLoader
 from resflow.sources import ShardSource, ShardStream, build_index
 from tests.decode.reference import reference_decode

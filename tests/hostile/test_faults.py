@@ -19,7 +19,7 @@ from fuzz.targets import _image as image
 from resflow import DataLoader, Pipeline
 from resflow.config import MAX_NODES
 from resflow.errors import ConfigError, HeaderError, IndexFileError, ShardError, StateError, TargetError
-from resflow.headers import read_header, whole_header
+from resflow.images import read_header, whole_header
 from resflow.sources import Coco, Yolo, build_index, index_path, open_index, write_index
 from resflow.sources.files import file_header, read_file
 from resflow.targets import annotation_from_json

@@ -18,7 +18,7 @@ from resflow import Pipeline
 from resflow.decode import base, open_engine
 from resflow.errors import ConfigError, DecodeError
 from resflow.geometry.affine import Geometry, identity
-from resflow.headers import MAX_PIXELS, count_scans
+from resflow.images import MAX_PIXELS, count_scans
 from tests.decode import samples
 from tests.hostile import images
 from tests.hostile.run import ENGINES

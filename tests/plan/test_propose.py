@@ -12,7 +12,7 @@ import pytest
 
 from resflow.errors import ConfigError
 from resflow.geometry import Fit, RandomResizedCrop, apply_views
-from resflow.headers import read_header
+from resflow.images import read_header
 from resflow.plan import propose
 from resflow.plan.propose import TierProposal, predict_tiers, propose_tiers
 from resflow.plan.tier_cost import DecodeCost, Draws, decode_work, tier_bytes

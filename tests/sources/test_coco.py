@@ -19,7 +19,7 @@ from pycocotools.coco import COCO
 
 from resflow.errors import ConfigError, TargetError
 from resflow.sources import Coco, Source
-from resflow.sources.run_lengths import compressed_counts
+from resflow.sources.annotations.run_lengths import compressed_counts
 from resflow.targets import Annotation
 from resflow.targets.masks import decode_mask
 from tests.sources.annotated_sets import coco_set, picture, real

@@ -19,7 +19,7 @@ from torchvision.transforms import v2
 
 from resflow.decode.pillow import decode_rgb
 from resflow.errors import ConfigError, DecodeError, HeaderError, ShardError
-from resflow.headers import read_header
+from resflow.images import read_header
 from resflow.sources import DatasetSource, RecognisedSource, Source, dataset_source, recognise
 from resflow.sources.files import common_folder
 from resflow.sources.stored import stored_image, stored_size, without_metadata

@@ -23,7 +23,7 @@ from PIL import Image
 
 from resflow.decode.pillow import decode_rgb
 from resflow.errors import ConfigError, IndexFileError, SampleError, ShardError
-from resflow.headers import read_header
+from resflow.images import read_header
 from resflow.plan.tiers import ORIGINAL, choose_tiers, on_tier, tier_size
 from resflow.sources import (
     ClassFolderShards,

@@ -1,0 +1,139 @@
+"""One pass over a stream: the batches of its workers in turn."""
+
+from __future__ import annotations
+
+import copy
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from resflow.batch import Batch
+from resflow.errors import ConfigError, ResflowError, WorkerError
+from resflow.session.finish import Failure
+from resflow.session.stream import Tagged
+
+if TYPE_CHECKING:
+    from resflow.session.stream_run import StreamRun
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a pass is.
+
+    Args:
+        handed: of each worker, the batches of its stream that were handed out.
+        digests: of each worker, the digest of their samples.
+        turn: the worker whose batch comes next.
+    """
+
+    handed: tuple[int, ...]
+    digests: tuple[int, ...]
+    turn: int = 0
+
+    @classmethod
+    def start(cls, workers: int) -> Place:
+        """The beginning of an epoch."""
+        return cls((0,) * workers, (0,) * workers)
+
+
+class StreamPass(Iterator[Any]):
+    """One pass over a stream: the workers' batches in turn, worker by worker, from the run's place to the end.
+
+    PyTorch gives the batches of the workers in turn, too, but which worker comes next once one has ended depends on
+    timing. So what comes before its turn waits here: never more than PyTorch has under way.
+
+    Args:
+        run: told of each batch that is handed out.
+        items: what workers, thread or this process make.
+        finish: the last steps of a batch in this process (device, normalisation, the user's collate); by default none.
+    """
+
+    number: int
+    before: int
+    handed: int
+    ended: bool
+
+    def __init__(self, run: StreamRun, items: Iterator[Tagged], finish: Callable[[Batch], Any] | None = None) -> None:
+        self._run, self._items, self._finish = run, items, finish
+        self._epoch, self._place, self._report = run.epoch, run.place, run.report
+        run.passes.begin(self)
+        self._queues: list[deque[Tagged]] = [deque() for _ in self._place.handed]
+        self._live = set(range(len(self._queues)))
+        self._error: ResflowError | None = None
+
+    def __next__(self) -> Any:
+        # What is kept of an error has no traceback: that would hold this pass in a circle, and PyTorch's workers, left
+        # to the garbage collector, take seconds to end.
+        if self._error is not None:
+            raise copy.copy(self._error)
+        try:
+            batch = self._next()
+            return batch if self._finish is None else self._finish(batch)
+        except StopIteration:
+            self._live.clear()
+            self._items = iter(())  # lets go of the workers
+            raise
+        except Exception as error:
+            kept = copy.copy(error) if isinstance(error, ResflowError) else None
+            self._error = kept or WorkerError(
+                f"this pass ended with a {type(error).__name__}, raised before. Start another."
+            )
+            self._items = iter(())
+            raise
+
+    def _next(self) -> Batch:
+        while self._live:
+            place, workers = self._place, len(self._queues)
+            worker = place.turn
+            after = Place(place.handed, place.digests, (worker + 1) % workers)
+            if worker not in self._live:
+                self._place = after
+                continue
+            tagged = self._take(worker)
+            if isinstance(tagged.payload, Failure):
+                raise copy.copy(tagged.payload.error) from tagged.payload.error.__cause__
+            if (tagged.epoch, tagged.number) != (self._epoch, place.handed[worker]):
+                raise ConfigError(
+                    f"worker {worker} gave batch {tagged.number} of epoch {tagged.epoch} where batch "
+                    f"{place.handed[worker]} of epoch {self._epoch} was due: two passes over one loader at once share "
+                    "its workers. End one before the next, or make two loaders."
+                )
+            self._report.count(tagged.payload, tagged.dropped)
+            if tagged.payload is None:
+                self._live.discard(worker)
+                self._place = after
+                continue
+            handed, digests = list(place.handed), list(place.digests)
+            handed[worker] += 1
+            digests[worker] = tagged.digest
+            self._place = Place(tuple(handed), tuple(digests), after.turn)
+            self._run.passes.moved(self)
+            self._tell()
+            if self._run.overlap is not None:
+                self._run.overlap.take(worker, tagged.marks)
+            return tagged.payload
+        for _ in self._items:  # nothing comes; PyTorch lets its workers go
+            pass
+        if not self.ended:
+            self.ended = True
+            self._run.end(self._epoch)
+        raise StopIteration
+
+    def __del__(self) -> None:
+        before = self._run.passes.dropped(self)
+        if before is not None:
+            before._tell()
+
+    def _tell(self) -> None:
+        """Have the run's place be this pass's."""
+        self._run.advance(self._epoch, self._place, self._report)
+
+    def _take(self, worker: int) -> Tagged:
+        queue = self._queues[worker]
+        while not queue:
+            tagged = next(self._items, None)
+            if tagged is None:
+                raise WorkerError(f"worker {worker} ended before its stream did; this is a defect of Resflow")
+            self._queues[tagged.worker].append(tagged)
+        return queue.popleft()

@@ -1,0 +1,1 @@
+"""Folders of images with annotations beside them: COCO, panoptic, VOC, YOLO and masks, read without shards."""
