@@ -1,6 +1,6 @@
 """Draw the pictures of the concept pages from drawn data, with the library's own code.
 
-python docs/pictures.py          # writes docs/images/{buckets,fit,schedules,tiers,coordinates}.png
+python docs/pictures.py          # writes docs/images/{buckets,fit,schedules,tiers,coordinates,flow}.png
 """
 
 from __future__ import annotations
@@ -223,9 +223,62 @@ def coordinates(path: Path) -> None:
     save(figure, path)
 
 
+def flow(path: Path) -> None:
+    """The way of a batch: three lanes by where the work is done, the package of each step in its box."""
+    figure_class, patches, _ = load_matplotlib()
+    lanes = (  # name, colour, boxes: (left, package, what it does)
+        (
+            "Ahead of time,\nmain process",
+            "#dfeaf5",
+            [(0, "sources/", "Index\nkey, offset, size"), (1, "plan/", "plan_epoch\norder, buckets, shapes"),
+             (2, "plan/", "EpochPlan.rank\nthis rank's part"), (3, "session/", "Session\nnext request, position")],
+        ),
+        (
+            "Per batch,\nworker or thread:\nBatchBuilder",
+            "#e3f1de",
+            [(0, "geometry/", "Fit, views\none matrix per image"),
+             (1, "sources/, storage/", "Source.read\nencoded bytes, targets"),
+             (2, "decode/, images/", "Decoder.decode\nwindow to uint8 batch"),
+             (3, "targets/", "Targets\nmoved by the matrix")],
+        ),
+        (
+            "Per batch,\nmain process, device:\nBatchFinalizer",
+            "#f8ead6",
+            [(0, "batch.py", "Batch.to(device)\none copy"), (1, "augment/", "Augment\nwhole batch, with targets"),
+             (2, "normalize.py", "Normalize\nuint8 to float"), (3, "batch.py", "Batch\nimages, targets, transform")],
+        ),
+    )  # fmt: skip
+    wide, high, step, rise = 2.0, 0.95, 2.45, 1.75
+    figure = figure_class(figsize=(11.0, 5.1), dpi=90, facecolor="white")
+    axes = figure.subplots()
+    arrow = {"arrowstyle": "-|>", "color": INK, "linewidth": 1.2, "shrinkA": 0, "shrinkB": 0}
+    for row, (name, colour, boxes) in enumerate(lanes):
+        y = -row * rise
+        band = patches.Rectangle((-1.75, y - 0.3), 4 * step + 1.6, high + 0.6, facecolor=colour, edgecolor="none")
+        axes.add_patch(band)
+        axes.text(-1.65, y + high / 2, name, fontsize=9, color=INK, va="center")
+        for column, package, does in boxes:
+            x = column * step
+            axes.add_patch(patches.Rectangle((x, y), wide, high, facecolor="white", edgecolor=INK, linewidth=0.9))
+            axes.text(x + wide / 2, y + 0.34, does, fontsize=8.5, color=INK, ha="center", va="center")
+            axes.text(x + wide / 2, y + 0.78, package, fontsize=7.5, color="#31688e", ha="center", family="monospace")
+            if column:
+                axes.annotate("", (x, y + high / 2), (x - step + wide, y + high / 2), arrowprops=arrow)
+        if row:  # from the end of the lane above to the start of this one, between the two bands
+            between = y + high + (rise - high) / 2
+            right, left = 3 * step + wide / 2, wide / 2
+            axes.plot([right, right, left], [y + rise, between, between], color=INK, linewidth=1.2)
+            axes.annotate("", (left, y + high), (left, between), arrowprops=arrow)
+    axes.set_xlim(-1.8, 4 * step - 0.1)
+    axes.set_ylim(-2 * rise - 0.35, high + 0.35)
+    axes.set_axis_off()
+    figure.tight_layout(pad=0.3)
+    save(figure, path)
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Draw all, or those named."""
-    kinds = {one.__name__: one for one in (buckets, fit, schedules, tiers, coordinates)}
+    kinds = {one.__name__: one for one in (buckets, fit, schedules, tiers, coordinates, flow)}
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", choices=[[], *kinds], help="which; all if none is named")
     parser.add_argument("--folder", type=Path, default=Path(__file__).parent / "images")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -144,6 +145,30 @@ def test_the_rule_catches_an_import_that_goes_up(tmp_path: Path) -> None:
     planted = tmp_path / "planted.py"
     planted.write_text("def f():\n    from resflow.loader import DataLoader\n    import torch\n")
     assert list(packages(planted)) == [("resflow", "loader"), ("torch", "")]
+
+
+ROW = re.compile(r"^\| `([a-z_]+)(?:/|\.py)` \|.*\| ([^|]*) \|$", re.MULTILINE)
+
+
+def disagreements(page: str) -> list[str]:
+    """The rows of docs/architecture.md to write anew, each by the column that should end it."""
+    told = {name: set(re.findall(r"`(\w+)`", imports)) for name, imports in ROW.findall(page)}
+    rules = {name: below - {"errors"} for name, below in MAY_IMPORT.items()} | {"pipelines": set[str]()}
+    return [
+        f"`{name}`: {', '.join(f'`{one}`' for one in sorted(rules.get(name, ()))) or 'none'}"
+        for name in sorted(told.keys() | rules.keys())
+        if told.get(name) != rules.get(name)
+    ]
+
+
+def test_the_page_on_architecture_tells_the_rules() -> None:
+    page = (ROOT.parent / "docs" / "architecture.md").read_text()
+    assert disagreements(page) == []
+    folders = {path.name for path in ROOT.iterdir() if path.is_dir() and path.name != "__pycache__"}
+    assert folders == {name for name, _ in ROW.findall(page)} & folders
+    less, more = page.replace("| `plan/` |", "| `plans/` |"), page.replace("| `geometry`, `plan` |", "| `plan` |")
+    assert disagreements(less) == ["`plan`: none", "`plans`: none"]
+    assert len(disagreements(more)) == 1
 
 
 def test_the_public_names() -> None:

@@ -27,4 +27,4 @@ def test_the_site_builds_strictly(tmp_path: Path) -> None:
 def test_the_pictures_are_drawn(tmp_path: Path) -> None:
     command = [sys.executable, "docs/pictures.py", "--folder", str(tmp_path)]
     subprocess.run(command, cwd=ROOT, capture_output=True, check=True)
-    assert len(list(tmp_path.glob("*.png"))) == 5
+    assert len(list(tmp_path.glob("*.png"))) == 6
