@@ -32,7 +32,7 @@ from scipy.optimize import nnls
 import resflow as rf
 from resflow.plan.propose import predict_tiers
 from resflow.plan.tier_cost import DecodeCost, tier_bytes
-from resflow.session.draws import draw_windows
+from resflow.session.sampled_windows import draw_windows
 from resflow.sources import ShardSource, build_index, index_path, labelled_files, write_index, write_shards
 from resflow.sources.tier_writer import make_tiers
 

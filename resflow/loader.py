@@ -15,23 +15,24 @@ from typing_extensions import TypeVar  # typing's own takes a default from Pytho
 from resflow.errors import ConfigError
 from resflow.pipeline import Pipeline
 from resflow.plan import Buckets, EpochPlan, PixelBudget, World
+from resflow.session.builder import load_engine
 from resflow.session.device import on_cpu
-from resflow.session.finish import Finish
-from resflow.session.iterators import InProcess, OverWorkers, begin_iterator, is_under_way
-from resflow.session.loop import Loop
-from resflow.session.maker import load_engine
+from resflow.session.finalize import BatchFinalizer
+from resflow.session.iterator import Loop
 from resflow.session.meter import Meter, ready_batches
-from resflow.session.opening import open_run
-from resflow.session.plain import PlainPass, PlainPlace, plain_pass
-from resflow.session.run import PlannedRun
+from resflow.session.open_session import open_session
+from resflow.session.plain import PlainPass, PlainSession, plain_pass
+from resflow.session.planned import PlannedSession
 from resflow.session.stats import Stats
-from resflow.session.stream_run import StreamRun
+from resflow.session.streamed import StreamSession
+from resflow.session.torch_compat import can_make_iterators, forget, is_under_way, persisting, set_facts
+from resflow.session.torch_iterators import InProcess, OverWorkers, begin_iterator
 from resflow.session.workers import WorkerInit, check_may_start, watch_workers
 from resflow.skip import Skipped
 
 _PREFETCH = 2  # PyTorch's default: batches ahead for each worker
 
-_OF_A_RUN = {"epoch": "epoch", "buckets": "buckets", "skipped": "skipped", "total_batch_size": "global_batch_size"}
+_OF_A_SESSION = {"epoch": "epoch", "buckets": "buckets", "skipped": "skipped", "total_batch_size": "global_batch_size"}
 
 T_co = TypeVar("T_co", covariant=True, default=Any)
 
@@ -93,9 +94,9 @@ class DataLoader(torch.utils.data.DataLoader[T_co], Generic[T_co]):
     skipped: tuple[Skipped, ...]
     """Bad samples that this rank skipped in the pass under way, or else the last (`Pipeline(on_error=Skip(...))`)."""
 
-    _resflow_run: PlannedRun | StreamRun | None = None
+    _resflow_session: PlannedSession | StreamSession | None = None
     _meter: Meter | None = None
-    _plain_place: PlainPlace | None = None
+    _plain_place: PlainSession | None = None
     _plain_pass: PlainPass | None = None
 
     def __init__(
@@ -132,10 +133,10 @@ class DataLoader(torch.utils.data.DataLoader[T_co], Generic[T_co]):
             "generator": generator,
             "pin_memory_device": pin_memory_device,
         }
-        run: PlannedRun | StreamRun
-        planner = getattr(batch_sampler, "run", None)  # a trainer builds the loader anew from its parts
-        if isinstance(planner, PlannedRun):
-            run = planner
+        session: PlannedSession | StreamSession
+        planner = getattr(batch_sampler, "session", None)  # a trainer builds the loader anew from its parts
+        if isinstance(planner, PlannedSession):
+            session = planner
         elif pipeline is None:
             if isinstance(dataset, str | Path):
                 raise ConfigError(
@@ -165,7 +166,7 @@ class DataLoader(torch.utils.data.DataLoader[T_co], Generic[T_co]):
                 )
             if batch_sampler is not None and (batch_size != 1 or sampler is not None or drop_last):
                 raise ConfigError("batch_sampler decides batch_size, sampler and drop_last; drop these beside it")
-            run = open_run(
+            session = open_session(
                 dataset,
                 pipeline,
                 batch_size=batch_size,
@@ -182,11 +183,13 @@ class DataLoader(torch.utils.data.DataLoader[T_co], Generic[T_co]):
                 batch_sampler=batch_sampler,
             )
             batch_sampler = None
-        if run.in_this_process:
+        if session.in_this_process:
             num_workers, prefetch_factor, persistent_workers = 0, None, False
-        finish: Any = collate_fn if isinstance(collate_fn, Finish) else Finish(run.pipeline, collate_fn)
-        batches: Any = run.dataset  # of batches, where PyTorch's types expect samples
-        walker = run.sampler if isinstance(run, PlannedRun) else None
+        finish: Any = (
+            collate_fn if isinstance(collate_fn, BatchFinalizer) else BatchFinalizer(session.pipeline, collate_fn)
+        )
+        batches: Any = session.dataset  # of batches, where PyTorch's types expect samples
+        walker = session.sampler if isinstance(session, PlannedSession) else None
         super().__init__(
             batches,
             batch_size=None if walker is None else 1,
@@ -199,45 +202,48 @@ class DataLoader(torch.utils.data.DataLoader[T_co], Generic[T_co]):
             **kept,
         )
         # PyTorch forgets these beside a batch sampler, and trainers ask for them.
-        size = run.batch_size
-        known: dict[str, Any] = {"batch_size": size if isinstance(size, int) else None, "drop_last": run.drop_last}
+        size = session.batch_size
+        known: dict[str, Any] = {"batch_size": size if isinstance(size, int) else None, "drop_last": session.drop_last}
         known |= {} if walker is None else {"sampler": walker.sampler}
-        for name, value in known.items():
-            object.__setattr__(self, name, value)
-        self._resflow_run = run
+        set_facts(self, **known)
+        self._resflow_session = session
         self.use_stateful_dataloader = True
-        self.end_of_dataloader, self.remainder = False, run.remainder()
+        self.end_of_dataloader, self.remainder = False, session.remainder()
 
     def __iter__(self) -> Any:
         check_may_start(self.num_workers)
-        run = self._resflow_run
-        if run is None:
+        session = self._resflow_session
+        if session is None and not can_make_iterators(self):
+            return super().__iter__()
+        if session is None:
             return plain_pass(self, self._place(), self._begun)
-        run.asked(sys._getframe(1))
+        session.asked(sys._getframe(1))
         guest = is_under_way(self)
         start = {name: getattr(self, name) for name in ("worker_init_fn", "multiprocessing_context", "timeout")}
         with on_cpu():
-            stale = run.begin(living=self._iterator is not None and not guest, guest=guest, **start)
+            stale = session.begin(living=persisting(self) is not None and not guest, guest=guest, **start)
         if stale:
-            self._iterator = None  # what its workers were told does not hold any more
-        steps, self.remainder = run.steps_left(), run.remainder()
-        threads = 2 if run.in_this_process else 0
-        ahead = run.prefetch if threads else self.num_workers * (self.prefetch_factor or _PREFETCH)
+            forget(self)  # what its workers were told does not hold any more
+        steps, self.remainder = session.steps_left(), session.remainder()
+        threads = 2 if session.in_this_process else 0
+        ahead = session.prefetch if threads else self.num_workers * (self.prefetch_factor or _PREFETCH)
         meter = self._meter = Meter(
-            run.epoch, workers=self.num_workers, threads=threads, queue_size=ahead, before=self._meter
+            session.epoch, workers=self.num_workers, threads=threads, queue_size=ahead, before=self._meter
         )
-        if run.in_this_process:
-            made: Any = run.prefetched()
+        if session.in_this_process:
+            made: Any = session.prefetched()
             meter.depth = ready_batches(made)
-            return Loop(self, run, made, steps, meter)
+            return Loop(self, session, made, steps, meter)
         if self.num_workers:
-            load_engine(run.engine)
+            load_engine(session.engine)
         with on_cpu():
-            batches = begin_iterator(self, run, self._get_iterator if guest else super().__iter__, guest=guest)
+            batches = begin_iterator(self, session, self._get_iterator if guest else super().__iter__, guest=guest)
         meter.depth = ready_batches(batches)
-        return Loop(self, run, batches, steps, meter, watch_workers(batches, self))
+        return Loop(self, session, batches, steps, meter, watch_workers(batches, self))
 
     def _get_iterator(self) -> Any:
+        if not can_make_iterators(self):
+            return super()._get_iterator()
         if self.num_workers == 0:
             return InProcess(self)
         self.check_worker_number_rationality()
@@ -248,16 +254,16 @@ class DataLoader(torch.utils.data.DataLoader[T_co], Generic[T_co]):
         self._plain_pass = plain
         guest = is_under_way(self)
         if plain.needs_new_workers and not guest:
-            self._iterator = None
+            forget(self)
         return self._get_iterator() if guest else super().__iter__()
 
     def __len__(self) -> int:
-        run = self._resflow_run
-        if isinstance(run, PlannedRun):
-            run.asked(sys._getframe(1))
-            run.ranks.told(length := super().__len__())
+        session = self._resflow_session
+        if isinstance(session, PlannedSession):
+            session.asked(sys._getframe(1))
+            session.ranks.told(length := super().__len__())
             return length
-        if isinstance(run, StreamRun):
+        if isinstance(session, StreamSession):
             raise TypeError(
                 "a stream's number of batches is not known before its end; index the shards (resflow index) for an "
                 "exact length"
@@ -266,11 +272,11 @@ class DataLoader(torch.utils.data.DataLoader[T_co], Generic[T_co]):
 
     def __getattr__(self, name: str) -> Any:
         # Given by no attribute, so that without a pipeline PyTorch's own surface is all there is.
-        if name == "_is_accelerate_prepared" and self._resflow_run is not None:
-            self._resflow_run.asked(sys._getframe(1))
+        if name == "_is_accelerate_prepared" and self._resflow_session is not None:
+            self._resflow_session.asked(sys._getframe(1))
             return True  # ordered and sharded by the plan, not by Accelerate
-        if name in _OF_A_RUN and self._resflow_run is not None:
-            return getattr(self._resflow_run, _OF_A_RUN[name])
+        if name in _OF_A_SESSION and self._resflow_session is not None:
+            return getattr(self._resflow_session, _OF_A_SESSION[name])
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
     def set_epoch(self, epoch: int) -> None:
@@ -285,8 +291,8 @@ class DataLoader(torch.utils.data.DataLoader[T_co], Generic[T_co]):
         Raises:
             ConfigError: a negative epoch.
         """
-        if self._resflow_run is not None:
-            self._resflow_run.set_epoch(epoch)
+        if self._resflow_session is not None:
+            self._resflow_session.set_epoch(epoch)
             return
         parts = (self.sampler, self.batch_sampler, getattr(self.batch_sampler, "sampler", None), self.dataset)
         for part in {id(part): part for part in parts}.values():
@@ -296,8 +302,8 @@ class DataLoader(torch.utils.data.DataLoader[T_co], Generic[T_co]):
 
     def state_dict(self) -> dict[str, Any]:
         """Where this loader is: plain JSON values, valid at any batch, with a plan on any rank."""
-        if self._resflow_run is not None:
-            return self._resflow_run.state()
+        if self._resflow_session is not None:
+            return self._resflow_session.state()
         return self._place().state(self)
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
@@ -312,8 +318,8 @@ class DataLoader(torch.utils.data.DataLoader[T_co], Generic[T_co]):
         Raises:
             StateError: the state is damaged or belongs to other data, seed, batch size or pipeline.
         """
-        if self._resflow_run is not None:
-            self._resflow_run.restore(state_dict)
+        if self._resflow_session is not None:
+            self._resflow_session.restore(state_dict)
             return
         self._place().load(self, state_dict)
 
@@ -326,12 +332,12 @@ class DataLoader(torch.utils.data.DataLoader[T_co], Generic[T_co]):
         Raises:
             ConfigError: a loader without a pipeline, or over a stream.
         """
-        if not isinstance(self._resflow_run, PlannedRun):
+        if not isinstance(self._resflow_session, PlannedSession):
             raise ConfigError(
                 "DataLoader.plan needs a pipeline and data of known sizes. Pass DataLoader(..., "
                 "pipeline=Pipeline(...)), and index shards with `resflow index`."
             )
-        return self._resflow_run.plan(epoch)
+        return self._resflow_session.plan(epoch)
 
     def shapes(self) -> tuple[tuple[int, int, int, int], ...]:
         """Every shape of images that this rank's full batches will have, over all epochs.
@@ -345,13 +351,13 @@ class DataLoader(torch.utils.data.DataLoader[T_co], Generic[T_co]):
         Raises:
             ConfigError: a loader without a pipeline, or over a stream whose buckets are not learned yet.
         """
-        run = self._resflow_run
-        if run is None:
+        session = self._resflow_session
+        if session is None:
             raise ConfigError("DataLoader.shapes needs a pipeline. Pass DataLoader(..., pipeline=Pipeline(...)).")
-        size = run.batch_size
+        size = session.batch_size
         return tuple(
             (size.limit(shape) if isinstance(size, PixelBudget) else int(size or 1), 3, *shape)
-            for shape in run.pipeline.shapes(run.buckets)
+            for shape in session.pipeline.shapes(session.buckets)
         )
 
     def stats(self) -> Stats:
@@ -365,16 +371,16 @@ class DataLoader(torch.utils.data.DataLoader[T_co], Generic[T_co]):
             ConfigError: a loader without a pipeline, or before its first pass.
         """
         if self._meter is None:
-            before = "has begun no pass" if self._resflow_run is not None else "has no pipeline"
+            before = "has begun no pass" if self._resflow_session is not None else "has no pipeline"
             raise ConfigError(
                 f"DataLoader.stats tells of a pass over a loader with a pipeline; this one {before}. Iterate over a "
                 "DataLoader(..., pipeline=Pipeline(...)) first."
             )
         return self._meter.stats()
 
-    def _place(self) -> PlainPlace:
+    def _place(self) -> PlainSession:
         if self._plain_place is None:
-            self._plain_place = PlainPlace()
+            self._plain_place = PlainSession()
         return self._plain_place
 
 

@@ -72,7 +72,7 @@ def _contents(source: Source, limit: int, names: Any) -> dict[str, Any]:
     import numpy as np
 
     from resflow.errors import TargetError
-    from resflow.session.findings import Findings
+    from resflow.session.target_report import TargetReport
 
     count = min(limit, len(source.index))
     ids = np.arange(count, dtype=np.int64) * len(source.index) // max(count, 1)
@@ -80,7 +80,7 @@ def _contents(source: Source, limit: int, names: Any) -> dict[str, Any]:
     classes: Counter[int] = Counter()
     spec = likely_targets(source) if count else None
     unreadable = 0
-    findings = Findings(source)
+    findings = TargetReport(source)
     for sample in followed(_read(source, ids), "reading", count):
         formats[_format(sample)] += 1
         try:

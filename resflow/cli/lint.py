@@ -36,8 +36,8 @@ def lint(
 ) -> None:
     """Read and decode every sample, with its targets, and list those that are bad; exit code 3 if there are any."""
     from resflow.loader import DataLoader
-    from resflow.session.findings import looked
     from resflow.session.stats import cpus
+    from resflow.session.target_report import report_targets
     from resflow.sources.groups import remark_lines
 
     start = time.perf_counter()
@@ -64,7 +64,7 @@ def lint(
     bad += [
         {"shard": one.where, "key": one.key, "offset": None, "reason": f"{one.kind}: {one.what}"} for one in problems
     ]
-    findings = looked(source, chosen.targets)
+    findings = report_targets(source, chosen.targets)
     bad += [{"shard": "", "key": "", "offset": None, "reason": found.text} for found in findings if found.wrong]
     remarks = getattr(getattr(source, "shard_index", None), "remarks", {})
     seconds = time.perf_counter() - start

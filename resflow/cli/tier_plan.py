@@ -47,7 +47,7 @@ def planned_tiers(
     import numpy as np
 
     from resflow.plan.propose import predict_tiers, propose_tiers
-    from resflow.session.draws import draw_windows
+    from resflow.session.sampled_windows import draw_windows
     from resflow.sources.paths import shell_words
     from resflow.sources.tiers import check_sides
 

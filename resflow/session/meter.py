@@ -20,6 +20,7 @@ from resflow.batch import Cost
 from resflow.geometry import Geometry
 from resflow.geometry.affine import is_axis_aligned, transform_points
 from resflow.session.stats import LOOP, MADE, Stats
+from resflow.session.torch_compat import queued
 from resflow.sources import Sample
 from resflow.targets.types import REMOVED
 
@@ -211,14 +212,7 @@ def ready_batches(iterator: Any) -> Callable[[], int | None]:
         living = alive()
         if isinstance(depth := getattr(living, "depth", None), int):
             return depth
-        queue = getattr(living, "_data_queue", None)
-        if living is None or queue is None:
-            return None
-        try:
-            # Those that came before their turn are kept beside the queue, with their result behind the worker's number.
-            return int(queue.qsize()) + sum(len(task) == 2 for task in living._task_info.values())
-        except NotImplementedError:  # macOS cannot count what is in a pipe
-            return None
+        return queued(living)
 
     return count
 

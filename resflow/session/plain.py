@@ -7,10 +7,11 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from resflow.errors import StateError
+from resflow.errors import ConfigError, StateError
 from resflow.session.digest import checksum
 from resflow.session.passes import Passes
 from resflow.session.random_state import SamplerState, TorchState
+from resflow.session.torch_compat import CHECKED, can_make_iterators, is_iterable
 
 VERSION = 2
 _FIELDS: dict[str, type | tuple[type, ...]] = {
@@ -61,7 +62,7 @@ class PlainPass:
     handed: int
     ended: bool
 
-    def __init__(self, place: PlainPlace, *, mapped: bool, loaded: Mapping[str, Any] | None) -> None:
+    def __init__(self, place: PlainSession, *, mapped: bool, loaded: Mapping[str, Any] | None) -> None:
         self._place, self.mapped, self._loaded = place, mapped, loaded
         self._skip: int | None = None if loaded is None else loaded["batches"]
         self._digests: deque[int] = deque()  # of what is drawn and not handed out
@@ -174,7 +175,7 @@ class PlainPass:
         )
 
 
-class PlainPlace:
+class PlainSession:
     """Where a loader without a pipeline is."""
 
     def __init__(self) -> None:
@@ -184,11 +185,12 @@ class PlainPlace:
         self.loaded: Mapping[str, Any] | None = None
         """The state that the next pass goes on from."""
 
-    def __reduce__(self) -> tuple[type[PlainPlace], tuple[()]]:
-        return PlainPlace, ()  # a copy of a loader begins anew
+    def __reduce__(self) -> tuple[type[PlainSession], tuple[()]]:
+        return PlainSession, ()  # a copy of a loader begins anew
 
     def state(self, loader: Any) -> dict[str, object]:
         """Plain JSON values that say where the pass is, as far as a sampler's own `state_dict` gives such."""
+        _check_resumable(loader)
         if self.loaded is not None:
             return dict(self.loaded)
         at = self.position or PlainPosition(TorchState.of(loader.generator), SamplerState.of(loader))
@@ -210,6 +212,7 @@ class PlainPlace:
         Raises:
             StateError: the state is damaged or belongs to another dataset or batch size; names the field.
         """
+        _check_resumable(loader)
         if not isinstance(state, Mapping):
             raise StateError(f"saved state must be a mapping; got {type(state).__name__}. Pass what state_dict() gave.")
         current = {"version": VERSION, "length": _length(loader), "batch_size": loader.batch_size}
@@ -233,7 +236,7 @@ class PlainPlace:
         self.passes.settle()
 
 
-def plain_pass(loader: Any, place: PlainPlace, begin: Callable[[PlainPass], Iterator[Any]]) -> Iterator[Any]:
+def plain_pass(loader: Any, place: PlainSession, begin: Callable[[PlainPass], Iterator[Any]]) -> Iterator[Any]:
     """PyTorch's iterator of a pass, of the rest of a pass where a state was loaded.
 
     The random numbers that order the pass are those of the saved pass. Generators that belong to the loader or its
@@ -248,7 +251,7 @@ def plain_pass(loader: Any, place: PlainPlace, begin: Callable[[PlainPass], Iter
         PyTorch's iterator itself, so that nothing stands between it and the loop.
     """
     loaded, place.loaded = place.loaded, None
-    mapped, length = loader._dataset_kind == 0, _length(loader)
+    mapped, length = not is_iterable(loader), _length(loader)
     if loaded is None or (length is not None and loaded["batches"] >= length > 0):
         return begin(PlainPass(place, mapped=mapped, loaded=None))
     torch_found, found = TorchState.of(None), SamplerState.of(loader)
@@ -268,9 +271,17 @@ def plain_pass(loader: Any, place: PlainPlace, begin: Callable[[PlainPass], Iter
 
 
 def _length(loader: Any) -> int | None:
-    if loader._dataset_kind != 0:  # PyTorch warns of an iterable dataset's length once somebody has asked for it
+    if is_iterable(loader):  # PyTorch warns of an iterable dataset's length once somebody has asked for it
         return None
     try:
         return len(loader)
     except TypeError:
         return None
+
+
+def _check_resumable(loader: Any) -> None:
+    if not can_make_iterators(loader):
+        raise ConfigError(
+            "with this version of PyTorch a loader without a pipeline cannot tell where it is. Install "
+            f"torch=={CHECKED}.*, or pass pipeline=Pipeline(...)."
+        )

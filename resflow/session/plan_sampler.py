@@ -15,7 +15,7 @@ from torch.utils.data import DistributedSampler
 from resflow.plan import PlannedBatch
 
 if TYPE_CHECKING:
-    from resflow.session.run import PlannedRun
+    from resflow.session.planned import PlannedSession
 
 
 class SampleOrder(DistributedSampler[Any]):
@@ -56,7 +56,7 @@ class SampleOrder(DistributedSampler[Any]):
         self._batches.set_epoch(epoch)
 
     def __len__(self) -> int:
-        return math.ceil(self._batches.run.samples / self.num_replicas)
+        return math.ceil(self._batches.session.samples / self.num_replicas)
 
     def __iter__(self) -> Iterator[int]:
         return (number for batch in self._batches for number in batch.sample_ids.tolist())
@@ -68,11 +68,11 @@ class PlanSampler(DistributedSampler[Any]):
     A DistributedSampler, as its `sampler` is, for trainers that look at either.
 
     Args:
-        run: the plan and the place in it.
+        session: the plan and the place in it.
     """
 
-    def __init__(self, run: PlannedRun) -> None:
-        self.run = run
+    def __init__(self, session: PlannedSession) -> None:
+        self.session = session
         self.restored: tuple[int, bool] | None = None
         """The epoch of a place that was restored, and whether that epoch was complete."""
         self._shift = 0
@@ -82,22 +82,22 @@ class PlanSampler(DistributedSampler[Any]):
     @property
     def batch_size(self) -> Any:
         """Samples of a rank's batch, or a `PixelBudget`."""
-        return self.run.batch_size
+        return self.session.batch_size
 
     @property
     def even_batches(self) -> bool:
         """Whether all ranks' batches are equally long, as Accelerate asks."""
-        return self.run.even
+        return self.session.even
 
     @property
     def num_replicas(self) -> int:  # type: ignore[override]
         """The number of ranks."""
-        return self.run.world.size
+        return self.session.world.size
 
     @property
     def rank(self) -> int:  # type: ignore[override]
         """This process's rank."""
-        return self.run.world.rank
+        return self.session.world.rank
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch of the next pass, as trainers count.
@@ -111,10 +111,10 @@ class PlanSampler(DistributedSampler[Any]):
         if self.restored is not None:
             (place, complete), self.restored = self.restored, None
             self._shift = 0 if epoch in (place, place + complete) else place + complete - epoch
-        self.run.set_epoch(epoch + self._shift)
+        self.session.set_epoch(epoch + self._shift)
 
     def __len__(self) -> int:
-        return self.run.length(self.run.epoch)
+        return self.session.length(self.session.epoch)
 
     def __iter__(self) -> Iterator[PlannedBatch]:
-        return self.run.batches()
+        return self.session.batches()

@@ -1,72 +1,74 @@
-"""The dataset that PyTorch's DataLoader reads: it fills planned batches, which `plan_sampler` requests."""
+"""A loader over a plan: the plan, and the position in it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, TypeVar
+import functools
+from collections.abc import Callable, Iterator, Mapping
+from types import FrameType
+from typing import Any, TypedDict
 
-import numpy as np
-import numpy.typing as npt
-from torch.utils.data import Dataset
+import torch
 
 from resflow.batch import Batch
-from resflow.errors import DecodeError, ResflowError, SampleError, TargetError
-from resflow.geometry import Geometry
+from resflow.errors import ConfigError, StateError
 from resflow.pipeline import Pipeline
-from resflow.plan import PlannedBatch
-from resflow.plan.buckets import Sizes
-from resflow.plan.tiers import choose_tiers, tier_size
-from resflow.session.blank import with_blanks
-from resflow.session.finish import Failure
-from resflow.session.labels import sample_target, without_samples
-from resflow.session.maker import BatchMaker
-from resflow.session.meter import Stopwatch, batch_cost
-from resflow.session.skip import Faults, is_of_sample, make_sound
-from resflow.skip import Skip
-from resflow.sources import Sample, Source
-from resflow.sources.base import NO_TARGET, TieredSource
-from resflow.sources.items import pil_image
-
-if TYPE_CHECKING:
-    from resflow.sources.tiers import Tiers
-
-_Step = TypeVar("_Step")
-_TRIED = 1000  # samples, until one is sound, when a batch without any must have targets of the others' kind
-
-
-@dataclass(frozen=True, slots=True)
-class ReadBatch:
-    """The samples of a planned batch, not decoded yet.
-
-    Args:
-        planned: the batch.
-        samples: its samples.
-        geometry: how their originals are placed.
-        stored: int32 [B, 2], the size of each image as it was read, in pixels, where some come out of tiers.
-        faults: what is wrong with samples that could not be read, by their place.
-        spent: what it has taken so far.
-    """
-
-    planned: PlannedBatch
-    samples: list[Sample]
-    geometry: Geometry
-    stored: Sizes | None = None
-    faults: Faults = field(default_factory=dict)
-    spent: Stopwatch = field(default_factory=Stopwatch)
+from resflow.plan import (
+    BlockPlan,
+    Buckets,
+    Cursor,
+    EpochPlan,
+    PixelBudget,
+    PlannedBatch,
+    RankPlan,
+    World,
+    lay_out,
+    learn_buckets,
+)
+from resflow.session.finalize import Failure
+from resflow.session.passes import Passes
+from resflow.session.plan_sampler import PlanSampler
+from resflow.session.planned_dataset import PlannedDataset
+from resflow.session.planned_pass import PlannedPass
+from resflow.session.prefetch import Prefetcher, prefetched
+from resflow.session.sampler_order import SamplerOrder, check_sampler
+from resflow.session.skip import SkipReport, without
+from resflow.session.world import Ranks
+from resflow.skip import Skip, Skipped
+from resflow.sources import Mix, Source
 
 
-class PlannedDataset(Dataset[Batch]):
-    """Reads, places and decodes planned batches.
+class _Order(TypedDict):
+    """What a plan is told of the order of samples."""
+
+    batch_size: int | PixelBudget
+    seed: int
+    shuffle: bool
+    drop_last: bool
+    world_size: int
+    decorrelate: bool
+
+
+class PlannedSession:
+    """The plan of a loader and the place in it.
 
     Args:
-        source: where the encoded bytes are.
+        source: where the samples are.
         pipeline: what is done to them.
-        seed: the loader's seed.
-        max_batch: the most samples a batch holds.
-        threads: decoding threads of the engine in the process that made this dataset; workers use one.
-        engine: name of the engine.
-        engine_device: where the engine decodes.
+        batch_size: samples in a rank's batch, or a pixel budget.
+        shuffle: whether each epoch has an order of its own.
+        drop_last: whether samples are left out rather than a batch be short.
+        seed: everything random follows from it.
+        world: the rank; None asks at each turn, as a trainer may form the group of processes after the loader was made.
+        threads: decoding threads in this process.
+        prefetch: batches ahead where this process decodes in a thread.
+        even: whether the short batch is filled up by repeating samples until all ranks have equally many.
+        decorrelate: whether the ranks take batches of different buckets at a step.
+        sampler: gives the order, where it is not planned.
+        batch_sampler: the same by the batch.
+
+    Raises:
+        ConfigError: a batch size that is neither a positive whole number nor a budget.
+        PlanError: no plan satisfies what is asked for.
     """
 
     def __init__(
@@ -74,241 +76,324 @@ class PlannedDataset(Dataset[Batch]):
         source: Source,
         pipeline: Pipeline,
         *,
+        batch_size: int | PixelBudget | None,
+        shuffle: bool,
+        drop_last: bool,
         seed: int,
-        max_batch: int,
+        world: World | None,
         threads: int,
-        engine: str,
-        engine_device: str,
+        prefetch: int,
+        even: bool = False,
+        decorrelate: bool = False,
+        sampler: Any = None,
+        batch_sampler: Any = None,
     ) -> None:
-        self.source, self.pipeline = source, pipeline
-        self._skips = isinstance(pipeline.on_error, Skip)
-        self._tiered: tuple[TieredSource, Tiers, float] | None = None
-        if pipeline.tier_quality is not None and isinstance(source, TieredSource):
-            tiers = source.open_tiers()
-            if tiers is not None:
-                self._tiered = source, tiers, pipeline.tier_quality
-        self._maker = BatchMaker(
-            pipeline, seed=seed, max_batch=max_batch, threads=threads, engine=engine, engine_device=engine_device
+        if not isinstance(batch_size, PixelBudget) and (type(batch_size) is not int or batch_size < 1):
+            raise ConfigError(f"batch_size must be a whole number above 0, or a PixelBudget; got {batch_size!r}")
+        self.pipeline, self.prefetch = pipeline, prefetch
+        self._seed, self._shuffle, self.ranks = seed, shuffle, Ranks(world)
+        self.buckets = _buckets(pipeline, source)
+        self._mixture = source.mixture if isinstance(source, Mix) else None
+        self._layout = lay_out(source.index, self.buckets, self._mixture)
+        self._decorrelate = decorrelate
+        self._planned: tuple[int, _Order, BlockPlan | EpochPlan] | None = None
+        on_gpu = torch.device(pipeline.device).type == "cuda"
+        engine = pipeline.decoder
+        self.in_this_process = on_gpu and engine == "dali"
+        self.dataset = PlannedDataset(
+            source,
+            pipeline,
+            engine=engine,
+            engine_device=pipeline.device if self.in_this_process else "cpu",
+            seed=seed,
+            max_batch=_most_samples(batch_size, self.buckets),
+            threads=threads,
         )
+        self.batch_size, self.drop_last, self._even = batch_size, drop_last, even
+        self.engine, self.source = engine, source
+        self._given = None if sampler is None and batch_sampler is None else self._order_of(sampler, batch_sampler)
+        self.epoch = self.step = self._start = 0
+        self._begun = False
+        self.passes: Passes[PlannedPass] = Passes()
+        self.told = 0
+        """How often the place was set from outside."""
+        self._skip = pipeline.on_error if isinstance(pipeline.on_error, Skip) else None
+        self._report = SkipReport(self._skip)
+        self.sampler = PlanSampler(self)
+        if self._given is None:
+            self.length(0)  # a plan that cannot be made is refused now, not at the first pass
 
-    def __len__(self) -> int:
-        return len(self.source.index)
+    @property
+    def world(self) -> World:
+        """The rank."""
+        return self.ranks.world
 
-    def __getattr__(self, name: str) -> Any:
-        # what scripts ask of a loader's dataset: classes, class_to_idx, targets, transform, ...
-        source = self.__dict__.get("source")
-        if source is None or name.startswith("_"):
-            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
-        return getattr(getattr(source, "dataset", source), name)
+    @property
+    def even(self) -> bool:
+        """Whether the short batch is filled up for all ranks: on request, or as Accelerate expects it in evaluation."""
+        return self._even or (self.ranks.fills and not self._shuffle)
 
-    def __getitem__(self, number: int) -> Any:
-        """An item as the loader's dataset gives it; of shards and other sources, (PIL image, target)."""
-        own = getattr(self.source, "dataset", self.source)
-        if hasattr(own, "__getitem__"):
-            return own[number]
-        count = len(self)
-        if not -count <= number < count:
-            raise IndexError(f"samples are numbered from 0 to {count - 1}; got {number}")
-        (sample,) = self.source.read(np.array([number % count], dtype=np.int64))
-        target = sample_target(sample.members, sample.target, self.pipeline.targets)
-        return pil_image(sample.image), None if target is NO_TARGET else target
+    def _batches_alone(self) -> int:
+        """Batches of the epoch if one process went through all of it, as PyTorch's loader tells before `prepare`."""
+        size, samples = self.batch_size, self.samples
+        if isinstance(size, PixelBudget) or (self._given is not None and self._given.batches):
+            return self.length(self.epoch)
+        return samples // size if self.drop_last else -(-samples // size)
 
-    def __getitems__(self, planned: PlannedBatch) -> Batch | Failure:
-        """The batch, or what went wrong."""
-        return self.make(self.read(planned))
+    @property
+    def _order(self) -> _Order:
+        world, size = self.world, self.batch_size
+        if self.ranks.split and not isinstance(size, PixelBudget) and size % world.size:
+            raise ConfigError(
+                "with Accelerator(split_batches=True), batch_size is shared by all ranks; got "
+                f"{size} for {world.size}. Pass a multiple of the number of ranks."
+            )
+        return {
+            "batch_size": size if isinstance(size, PixelBudget) or self.ranks.split else size * world.size,
+            "seed": self._seed,
+            "shuffle": self._shuffle,
+            "drop_last": self.drop_last,
+            "world_size": world.size,
+            "decorrelate": self._decorrelate,
+        }
 
-    def read(self, planned: PlannedBatch) -> ReadBatch | Failure:
-        """A batch's samples, or what went wrong: what can be done while the batch before is decoded."""
-        return self._attempt(planned, lambda: self._taken(planned))
+    def plan(self, epoch: int) -> EpochPlan:
+        """All global batches of an epoch; of a sampler that knows its rank, those of this rank."""
+        planned = self._blocks(epoch)
+        return planned if isinstance(planned, EpochPlan) else planned.whole()
 
-    def make(self, read: ReadBatch | Failure) -> Batch | Failure:
-        """The batch of samples that were read, or what went wrong."""
-        return read if isinstance(read, Failure) else self._attempt(read.planned, lambda: self._made(read))
+    def length(self, epoch: int) -> int:
+        """Batches of an epoch."""
+        return len(self._blocks(epoch)) if self._given is None else self._given.length(self.world.size)
 
-    def fill(self, planned: PlannedBatch) -> Batch:
-        """Read, place and decode one batch.
+    def asked(self, frame: FrameType) -> None:
+        """Learn who asks for the length, the batches, or whether the loader is prepared (see `Ranks`)."""
+        self.ranks.asked(frame)
+        if self.ranks.prepared:
+            self.ranks.check(self._batches_alone())
 
-        Args:
-            planned: which samples, at which shape.
+    def begin(self, **_options: Any) -> bool:
+        """Start a pass: the rest of a restored epoch, the epoch that was set, or the one after the last pass.
 
         Returns:
-            The batch, uint8, on the engine's device.
+            False: workers that persist learn all they need from the requests.
+        """
+        asked = None if self._given is None else self._given.asked_epoch()
+        if asked is not None or self._begun:
+            self._set(self.epoch + 1 if asked is None else asked)
+        self.ranks.warn_of_repeats()
+        self._begun = True
+        self.step = self._start
+        if self._start == 0:
+            self._report = SkipReport(self._skip)
+        self._report.begin(resumes=True)
+        return False
+
+    def cancel(self) -> None:
+        """Undo `begin` where no batch could be handed out: the next pass is the same one."""
+        self._begun = False
+
+    @property
+    def skipped(self) -> tuple[Skipped, ...]:
+        """The bad samples that this rank has skipped in the pass under way, or the last one."""
+        return tuple(self._report.records)
+
+    @property
+    def start(self) -> tuple[int, int]:
+        """Epoch and step at which the next pass begins, or the last one began."""
+        return self.epoch, self._start
+
+    @property
+    def report(self) -> SkipReport:
+        """What this rank has skipped in the pass under way."""
+        return self._report
+
+    @property
+    def rank_samples(self) -> int:
+        """Samples of this rank's part of an epoch."""
+        return self.samples // self.world.size
+
+    def advance(self, epoch: int, step: int, report: SkipReport) -> None:
+        """Note that a batch is handed out."""
+        self.epoch, self.step, self._report = epoch, step, report
+
+    def end(self, epoch: int) -> None:
+        """Note that a pass over an epoch has come to its end."""
+        self._set(epoch + 1)
+        self.passes.settle()
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch of the next pass; a restored place in that epoch is kept."""
+        self.told += 1
+        self._set(epoch)
+        self.passes.settle()
+
+    def _set(self, epoch: int) -> None:
+        if type(epoch) is not int or epoch < 0:
+            raise ConfigError(f"epoch must be a whole number of at least 0; got {epoch!r}")
+        untouched = epoch == self.epoch and self.step == self._start  # no batch was handed out since
+        self._go(epoch, self._start if untouched else 0)
+
+    def state(self) -> dict[str, object]:
+        """The place, what the plan was made of, and what this rank has skipped: plain JSON values, for any rank."""
+        order = {} if self._given is None else {"sampler": self._given.state(self.epoch)}
+        return self._cursor().to_json() | order | (self._report.state() if self.step > 0 else {})
+
+    def _cursor(self) -> Cursor:
+        # With a pixel budget the plan depends on the number of ranks, too, and so it does decorrelated.
+        left_out = {"seed"} if self.global_batch_size is None or self._decorrelate else {"seed", "world_size"}
+        left_out |= set() if self._decorrelate else {"decorrelate"}
+        mixture = {} if self._mixture is None else {"mixture": repr(self._mixture)}
+        given = {} if self._given is None else {"sampler": self._given.describe()}
+        return Cursor(
+            epoch=self.epoch,
+            step=self.step,
+            seed=self._seed,
+            global_batch_size=self.global_batch_size,
+            fingerprint=self.source.index.fingerprint,
+            config=self.pipeline.describe()
+            | {name: repr(value) for name, value in self._order.items() if name not in left_out}
+            | mixture
+            | given,
+        )
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go to a place that `state` gave, in this session or another of the same plan.
+
+        Args:
+            state: what `state` gave.
 
         Raises:
-            ShardError: the shard's bytes cannot be read.
-            SampleError: an image cannot be decoded or a label cannot be read.
+            StateError: it is damaged, or belongs to another plan.
         """
-        return self._made(self._taken(planned))
-
-    def _attempt(self, planned: PlannedBatch, step: Callable[[], _Step]) -> _Step | Failure:
-        try:
-            return step()
-        except SampleError as error:
-            return Failure(self._located(error, planned.sample_ids))
-        except ResflowError as error:
-            return Failure(error)
-
-    def _taken(self, planned: PlannedBatch) -> ReadBatch:
-        return self._read(planned) if self._tiered is None else self._read_tiers(planned, *self._tiered)
-
-    def _made(self, read: ReadBatch) -> Batch:
-        faults = dict(read.faults)
-        batch = self._of_sound(read, faults)
-        if not len(batch):  # a rank without a part in the short batch: no targets, of the kind that the others have
-            batch = replace(batch, targets=without_samples(self._example(read.planned)))
-        if self._skips:
-            batch = with_blanks(
-                batch, read.planned, read.geometry, read.samples, faults, self.pipeline, offset=self._offset
+        cursor = Cursor.from_json(without(state, "skipped", "sampler"))
+        cursor.check(self._cursor())
+        if self._given is not None:
+            self._given.restore(cursor.epoch, state.get("sampler"))
+        length = self.length(cursor.epoch)
+        if cursor.step > length:
+            raise StateError(
+                f"saved state: step is {cursor.step}, but epoch {cursor.epoch} has {length} batches. "
+                "The state is damaged; use an earlier one."
             )
-        return replace(batch, cost=batch_cost(read.spent, read.samples, read.geometry))
+        self._report = SkipReport(self._skip)
+        self._report.restore(state)
+        self.told += 1
+        self._go(cursor.epoch, cursor.step)
+        self.passes.settle()
+        if self._report.records:
+            self._report.keep(self._own)
+        self.sampler.restored = cursor.epoch, cursor.step == length
 
-    def _of_sound(self, read: ReadBatch, faults: Faults) -> Batch:
-        """The batch of the samples that are sound; those that are not join the faults."""
-        samples = read.samples
-        with read.spent.on("place"):
-            targets = self._targets(samples, faults)
+    def batches(self) -> Iterator[PlannedBatch]:
+        """This rank's planned batches from the session's place on; the source is told what will be read next."""
+        planned = self._part()
+        return map(self._announced, map(planned.batch, range(self._start, len(planned))))
 
-        def make(places: list[int]) -> Batch:
-            part = read if len(places) == len(samples) else _part(read, places)
-            try:
-                wanted = [targets[place] for place in places]
-                return self._maker.make(part.planned, part.geometry, part.samples, wanted, part.stored, read.spent)
-            except DecodeError as error:
-                raise _of_tier(error, part.geometry, part.stored) from error
+    @property
+    def global_batch_size(self) -> int | None:
+        """Samples of a global batch, None with a pixel budget."""
+        batch_size = self._order["batch_size"]
+        return None if isinstance(batch_size, PixelBudget) else batch_size
 
-        return make_sound(make, len(samples), faults, skips=self._skips)
+    def remainder(self) -> int:
+        """Samples of the epoch's last global batch where it was filled up; 0 where nothing is repeated."""
+        whole = self.global_batch_size
+        return self.samples % whole if whole and self.even and not self.drop_last else 0
 
-    def _example(self, planned: PlannedBatch) -> object:
-        """Targets of one sample: of the first that is sound."""
-        for number in range(min(len(self.source.index), _TRIED)):
-            read = self._taken(replace(planned, sample_ids=np.array([number], dtype=np.int64), repeats=None))
-            faults = dict(read.faults)
-            batch = self._of_sound(read, faults)
-            if len(batch):
-                break
-        else:
-            raise faults[0]
-        return batch.targets
-
-    def place(self, planned: PlannedBatch) -> Geometry:
-        """The geometry of one batch: a function of the plan and the index alone, drawn before any byte is read."""
-        return self._maker.place(planned, self._size(planned))
-
-    def announce(self, planned: PlannedBatch) -> None:
-        """Tell the source what will be read soon. With tiers this follows from geometry, which a worker draws."""
-        if self._tiered is not None:
-            return
+    def steps_left(self) -> int | None:
+        """Batches from the session's place to the end of its epoch; None: a sampler does not tell."""
         try:
-            self.source.read_ahead(planned.sample_ids)
-        except ResflowError as error:  # what is bad shows again when it is read, and is skipped there
-            if not (self._skips and is_of_sample(error)):
-                raise
+            return self.length(self.epoch) - self.step
+        except TypeError:
+            return None
 
-    def _read(self, planned: PlannedBatch) -> ReadBatch:
-        """Samples as they are, and how they are placed."""
-        ids, size, spent = planned.sample_ids, self._size(planned), Stopwatch()
-        with spent.on("read"):
-            samples, faults = self._sound(ids, lambda part: self.source.read(ids[part]))
-        for position, sample in enumerate(samples):
-            if isinstance(sample.image, np.ndarray):  # a dataset may change sizes at random; the pixels count
-                size[position] = sample.image.shape[:2]
-        with spent.on("place"):
-            geometry = self._maker.place(planned, size)
-        return ReadBatch(planned, samples, geometry, None, faults, spent)
+    def walk(self, batches: Iterator[Any]) -> Iterator[Batch]:
+        """A pass's batches, each counted as it is handed out.
 
-    def _read_tiers(self, planned: PlannedBatch, source: TieredSource, tiers: Tiers, quality: float) -> ReadBatch:
-        """Samples with their images at the size that suffices, how the originals are placed, and the images' sizes."""
-        spent, ids = Stopwatch(), planned.sample_ids
-        with spent.on("place"):
-            geometry = self.place(planned)
-            size = geometry.source_size
-            tier = choose_tiers(geometry.matrix, size, tiers.sides, tiers.present(ids), quality)
-            stored = size.copy()
-            for number, side in enumerate(tiers.sides):
-                stored[tier == number] = tier_size(size[tier == number], side)
-        members = self.pipeline.targets is not None
-        with spent.on("read"):
-            samples, faults = self._sound(ids, lambda part: source.read_tiers(ids[part], tier[part], members=members))
-        return ReadBatch(planned, samples, geometry, stored, faults, spent)
+        Args:
+            batches: what workers, thread or this process make.
+        """
+        return PlannedPass(self, batches)
 
-    def _sound(self, ids: npt.NDArray[np.int64], read: Callable[[slice], list[Sample]]) -> tuple[list[Sample], Faults]:
-        """Samples, read one by one where some are to be skipped; those stand as samples without an image."""
-        try:
-            return read(slice(None)), {}
-        except Exception as error:
-            if not (self._skips and is_of_sample(error)):
-                raise
-        samples: list[Sample] = []
-        faults: Faults = {}
-        for place, number in enumerate(ids.tolist()):
-            try:
-                samples += read(slice(place, place + 1))
-            except Exception as error:
-                if not is_of_sample(error):
-                    raise
-                faults[place] = error
-                shard, key = self.source.name(number)
-                samples.append(Sample(key, shard, memoryview(b""), {}))
-        return samples, faults
+    def prefetched(self) -> Iterator[Batch | Failure]:
+        """The batches of a pass, made ahead by two threads of this process: one reads, the other decodes."""
+        read = Prefetcher(self.sampler, self.dataset.read, self.prefetch)
+        return prefetched(read, self.dataset.make, self.prefetch, torch.device(self.pipeline.device))
 
-    def close(self) -> None:
-        """Close the engine of this process."""
-        self._maker.close()
+    @property
+    def _own(self) -> Callable[[Skipped], bool]:
+        """Whether a sample skipped in the epoch is of this rank's part, which another rank's may be now."""
+        planned = self._part()
+        ids = functools.cache(lambda step: frozenset(planned.batch(step).sample_ids.tolist()))
+        return lambda one: one.epoch == self.epoch and one.step < self.step and one.sample_id in ids(one.step)
 
-    def _targets(self, samples: list[Sample], faults: Faults) -> list[object]:
-        """The samples' targets: what the source brings, else what their members hold; bad ones join the faults."""
-        found: list[object] = []
-        for position, sample in enumerate(samples):
-            target: object = NO_TARGET
-            try:
-                if position not in faults:
-                    target = sample_target(sample.members, sample.target, self.pipeline.targets, sample.keypoint_pairs)
-            except TargetError as error:
-                if not self._skips:
-                    raise TargetError(error.message, position=position, key=sample.key, shard=sample.shard) from None
-                faults[position] = error
-            found.append(target)
-        return found
+    @property
+    def samples(self) -> int:
+        """Samples of an epoch over all ranks."""
+        return len(self._layout) if self._given is None else self._given.samples()
 
-    def _offset(self, sample_id: int) -> int | None:
-        """Byte of a sample in its shard; None in a dataset, whose samples all have length 1."""
-        index = self.source.index
-        return int(index.offset[sample_id]) if index.length[sample_id] > 1 else None
+    def _order_of(self, sampler: Any, batch_sampler: Any) -> SamplerOrder:
+        check_sampler(self.buckets, sampler if batch_sampler is None else batch_sampler, stride=self.pipeline.stride)
+        wrong = {
+            "a PixelBudget": isinstance(self.batch_size, PixelBudget),
+            "shuffle": self._shuffle,
+            "decorrelate": self._decorrelate,
+            "rf.sources.Mix": self._mixture is not None,
+        }
+        for name, given in wrong.items():
+            if given:
+                raise ConfigError(f"{name} and a sampler both decide the order of samples; drop one of them")
+        return SamplerOrder(
+            sampler,
+            batch_sampler,
+            batch_size=int(self.batch_size),  # type: ignore[arg-type]
+            drop_last=self.drop_last,
+            seed=self._seed,
+            count=len(self.source.index),
+        )
 
-    def _size(self, planned: PlannedBatch) -> Sizes:
-        return np.ascontiguousarray(self.source.index.size[planned.sample_ids])
+    def _part(self) -> RankPlan:
+        """This rank's part of the epoch's plan."""
+        planned = self._blocks(self.epoch)
+        if self._given is not None and isinstance(planned, EpochPlan):
+            return self._given.rank(planned, self.world, even=self.even)
+        return planned.rank(self.world, even=self.even)
 
-    def _located(self, error: SampleError, sample_ids: npt.NDArray[np.integer]) -> SampleError:
-        if error.key is not None or error.position is None:
-            return error
-        shard, key = self.source.name(int(sample_ids[error.position]))
-        return error.located(key=key, shard=shard)
+    def _blocks(self, epoch: int) -> BlockPlan | EpochPlan:
+        """The plan of an epoch; the last one is kept, as long as nothing that it depends on changes."""
+        order, last = self._order, self._planned
+        if self._given is not None:
+            return self._given.plan(epoch, self.buckets, self.pipeline.schedule, self.world)
+        if last is None or last[:2] != (epoch, order):
+            last = self._planned = epoch, order, BlockPlan(self._layout, self.pipeline.schedule, epoch=epoch, **order)
+        return last[2]
+
+    def _announced(self, batch: PlannedBatch) -> PlannedBatch:
+        self.dataset.announce(batch)
+        return batch
+
+    def _go(self, epoch: int, step: int) -> None:
+        self.epoch = epoch
+        self.step = self._start = step
+        self._begun = False
 
 
-def _part(read: ReadBatch, places: list[int]) -> ReadBatch:
-    """Some of the samples of a batch."""
-    geometry, repeats = read.geometry, read.planned.repeats
-    return ReadBatch(
-        replace(
-            read.planned,
-            sample_ids=read.planned.sample_ids[places],
-            repeats=None if repeats is None else repeats[places],
-        ),
-        [read.samples[place] for place in places],
-        Geometry(geometry.matrix[places], geometry.source_size[places], geometry.output_size),
-        None if read.stored is None else read.stored[places],
+def _buckets(pipeline: Pipeline, source: Source) -> Buckets:
+    if isinstance(pipeline.buckets, Buckets):
+        return pipeline.buckets
+    return learn_buckets(
+        source.index.size,
+        pipeline.buckets,
+        resolutions=pipeline.schedule.resolutions,
+        stride=pipeline.stride,
+        max_crop=pipeline.fit.max_crop,
+        area_tolerance=pipeline.area_tolerance,
     )
 
 
-def _of_tier(error: DecodeError, geometry: Geometry, stored: Sizes | None) -> DecodeError:
-    """The error, with the tier that the image came out of."""
-    if (
-        stored is None
-        or error.position is None
-        or (stored[error.position] == geometry.source_size[error.position]).all()
-    ):
-        return error
-    side = int(stored[error.position].min())
-    return DecodeError(
-        f"tier {side}: {error.message} Make the tier again (resflow tiers --overwrite)", position=error.position
-    )
+def _most_samples(batch_size: int | PixelBudget, buckets: Buckets) -> int:
+    """The most samples that a rank's batch holds."""
+    if not isinstance(batch_size, PixelBudget):
+        return batch_size
+    return max(batch_size.limit((int(height), int(width))) for height, width in buckets.shapes.reshape(-1, 2))

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from resflow.batch import Batch
-from resflow.session.finish import Failure
+from resflow.session.finalize import Failure
 
 if TYPE_CHECKING:
-    from resflow.session.run import PlannedRun
+    from resflow.session.planned import PlannedSession
 
 
 class PlannedPass(Iterator[Batch]):
@@ -20,10 +20,10 @@ class PlannedPass(Iterator[Batch]):
     handed: int
     ended: bool
 
-    def __init__(self, run: PlannedRun, batches: Iterator[Batch | Failure]) -> None:
-        self._run, self._batches = run, batches
-        self._epoch, self._step, self._report = run.epoch, run.step, run.report
-        run.passes.begin(self)
+    def __init__(self, session: PlannedSession, batches: Iterator[Batch | Failure]) -> None:
+        self._session, self._batches = session, batches
+        self._epoch, self._step, self._report = session.epoch, session.step, session.report
+        session.passes.begin(self)
 
     def __next__(self) -> Batch:
         try:
@@ -31,24 +31,24 @@ class PlannedPass(Iterator[Batch]):
         except StopIteration:
             if not self.ended:
                 self.ended = True
-                self._run.end(self._epoch)
+                self._session.end(self._epoch)
             raise
         if isinstance(batch, Failure):
             try:
                 raise batch.error
             finally:
                 del batch  # the error's traceback holds this frame, and would hold the error
-        self._report.take(batch.skipped, samples=self._run.rank_samples)
+        self._report.take(batch.skipped, samples=self._session.rank_samples)
         self._step += 1
-        self._run.passes.moved(self)
+        self._session.passes.moved(self)
         self._tell()
         return batch
 
     def __del__(self) -> None:
-        before = self._run.passes.dropped(self)
+        before = self._session.passes.dropped(self)
         if before is not None:
             before._tell()
 
     def _tell(self) -> None:
-        """Have the run's place be this pass's."""
-        self._run.advance(self._epoch, self._step, self._report)
+        """Have the session's place be this pass's."""
+        self._session.advance(self._epoch, self._step, self._report)

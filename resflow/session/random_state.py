@@ -11,7 +11,8 @@ import numpy as np
 import torch
 
 from resflow.errors import StateError
-from resflow.session.tell import parts_of
+from resflow.session.nested_parts import parts_of
+from resflow.session.torch_compat import is_iterable
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +79,7 @@ class SamplerState:
         sources: list[tuple[str, Any]] = []
         foreign = False
         root = loader.sampler if loader.batch_sampler is None else loader.batch_sampler
-        for part in parts_of(root) if loader._dataset_kind == 0 else ():
+        for part in () if is_iterable(loader) else parts_of(root):
             if part is loader.dataset:
                 continue
             name = type(part).__name__
@@ -92,7 +93,7 @@ class SamplerState:
             for attribute, value in getattr(part, "__dict__", {}).items():
                 if isinstance(value, _GENERATORS) and value is not loader.generator:
                     sources.append((f"{name}.{attribute}", value))
-        if foreign or loader._dataset_kind != 0:
+        if foreign or is_iterable(loader):
             sources += [("random", random), ("numpy.random", np.random)]
         return cls(sources, [_get(source) for _, source in sources])
 

@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 from resflow.batch import Batch
 from resflow.errors import ConfigError, ResflowError, WorkerError
-from resflow.session.finish import Failure
-from resflow.session.stream import Tagged
+from resflow.session.finalize import Failure
+from resflow.session.stream_dataset import StreamMessage
 
 if TYPE_CHECKING:
-    from resflow.session.stream_run import StreamRun
+    from resflow.session.streamed import StreamSession
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class StreamPosition:
     """Where a pass is.
 
     Args:
@@ -32,19 +32,19 @@ class Place:
     turn: int = 0
 
     @classmethod
-    def start(cls, workers: int) -> Place:
+    def start(cls, workers: int) -> StreamPosition:
         """The beginning of an epoch."""
         return cls((0,) * workers, (0,) * workers)
 
 
 class StreamPass(Iterator[Any]):
-    """One pass over a stream: the workers' batches in turn, worker by worker, from the run's place to the end.
+    """One pass over a stream: the workers' batches in turn, worker by worker, from the session's place to the end.
 
     PyTorch gives the batches of the workers in turn, too, but which worker comes next once one has ended depends on
     timing. So what comes before its turn waits here: never more than PyTorch has under way.
 
     Args:
-        run: told of each batch that is handed out.
+        session: told of each batch that is handed out.
         items: what workers, thread or this process make.
         finish: the last steps of a batch in this process (device, normalisation, the user's collate); by default none.
     """
@@ -54,11 +54,13 @@ class StreamPass(Iterator[Any]):
     handed: int
     ended: bool
 
-    def __init__(self, run: StreamRun, items: Iterator[Tagged], finish: Callable[[Batch], Any] | None = None) -> None:
-        self._run, self._items, self._finish = run, items, finish
-        self._epoch, self._place, self._report = run.epoch, run.place, run.report
-        run.passes.begin(self)
-        self._queues: list[deque[Tagged]] = [deque() for _ in self._place.handed]
+    def __init__(
+        self, session: StreamSession, items: Iterator[StreamMessage], finish: Callable[[Batch], Any] | None = None
+    ) -> None:
+        self._session, self._items, self._finish = session, items, finish
+        self._epoch, self._place, self._report = session.epoch, session.place, session.report
+        session.passes.begin(self)
+        self._queues: list[deque[StreamMessage]] = [deque() for _ in self._place.handed]
         self._live = set(range(len(self._queues)))
         self._error: ResflowError | None = None
 
@@ -86,7 +88,7 @@ class StreamPass(Iterator[Any]):
         while self._live:
             place, workers = self._place, len(self._queues)
             worker = place.turn
-            after = Place(place.handed, place.digests, (worker + 1) % workers)
+            after = StreamPosition(place.handed, place.digests, (worker + 1) % workers)
             if worker not in self._live:
                 self._place = after
                 continue
@@ -107,29 +109,29 @@ class StreamPass(Iterator[Any]):
             handed, digests = list(place.handed), list(place.digests)
             handed[worker] += 1
             digests[worker] = tagged.digest
-            self._place = Place(tuple(handed), tuple(digests), after.turn)
-            self._run.passes.moved(self)
+            self._place = StreamPosition(tuple(handed), tuple(digests), after.turn)
+            self._session.passes.moved(self)
             self._tell()
-            if self._run.overlap is not None:
-                self._run.overlap.take(worker, tagged.marks)
+            if self._session.overlap is not None:
+                self._session.overlap.take(worker, tagged.marks)
             return tagged.payload
         for _ in self._items:  # nothing comes; PyTorch lets its workers go
             pass
         if not self.ended:
             self.ended = True
-            self._run.end(self._epoch)
+            self._session.end(self._epoch)
         raise StopIteration
 
     def __del__(self) -> None:
-        before = self._run.passes.dropped(self)
+        before = self._session.passes.dropped(self)
         if before is not None:
             before._tell()
 
     def _tell(self) -> None:
-        """Have the run's place be this pass's."""
-        self._run.advance(self._epoch, self._place, self._report)
+        """Have the session's place be this pass's."""
+        self._session.advance(self._epoch, self._place, self._report)
 
-    def _take(self, worker: int) -> Tagged:
+    def _take(self, worker: int) -> StreamMessage:
         queue = self._queues[worker]
         while not queue:
             tagged = next(self._items, None)

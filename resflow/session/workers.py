@@ -7,7 +7,6 @@ import errno
 import gc
 import os
 import pickle
-import select
 import signal
 import threading
 import time
@@ -21,14 +20,13 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
-from torch._C import _remove_worker_pids
 
 from resflow.errors import ConfigError, WorkerError
+from resflow.session import torch_compat
 
 _EVERY = 0.5  # seconds between looks at the parent, and between looks at what no sentinel tells
 _NOTICE = 0.5  # seconds from the first sign of a death until the thread that watches must have seen it
 _GRACE = 1.0  # seconds past the loader's timeout, at which PyTorch itself notices most of what is late
-_WAKE = 10  # milliseconds to wait for room in a full pipe
 READ_ERRORS = (RuntimeError, OSError, EOFError, ValueError, pickle.UnpicklingError)
 """What reading from workers raises once one of them has died."""
 SHARED = Path("/dev/shm")
@@ -90,13 +88,14 @@ class WorkerWatch:
     Args:
         iterator: PyTorch's iterator over the workers.
         loader: the loader, which is made to forget an iterator that was to persist.
+        workers: the iterator's.
     """
 
-    def __init__(self, iterator: Any, loader: Any) -> None:
-        self._seen = _Seen(tuple(iterator._workers), iterator._timeout)
+    def __init__(self, iterator: Any, loader: Any, workers: torch_compat.Workers) -> None:
+        self._seen = _Seen(workers, loader.timeout)
         self._iterator, self._loader = weakref.ref(iterator), weakref.ref(loader)
-        if not iterator._pin_memory:
-            _forget_pids(iterator)
+        if not workers.pins(iterator):
+            workers.unhandled(iterator)
         threading.Thread(
             target=_watch, args=(self._seen, self._iterator, self._loader), name="resflow-workers", daemon=True
         ).start()
@@ -143,10 +142,9 @@ class WorkerWatch:
         """End the workers of a pass that has failed, now: the error's traceback holds the iterator, and one that is
         collected with it cannot reach its workers any more and waits 5 s for each."""
         iterator, loader = self._iterator(), self._loader()
-        if loader is not None and loader._iterator is iterator:
-            loader._iterator = None  # it is not to persist
+        torch_compat.forget(loader, iterator)  # it is not to persist
         if iterator is not None and not self._seen.death.is_set():
-            iterator._shutdown_workers()
+            self._seen.workers.end(iterator)
 
     def close(self) -> None:
         """End what a death has left: other workers, queues, shared memory; harmless without a death."""
@@ -154,13 +152,13 @@ class WorkerWatch:
             return
         iterator = self._iterator()
         if iterator is not None:
-            _forget_pids(iterator)
-        for worker in self._seen.workers:
+            self._seen.workers.unhandled(iterator)
+        for worker in self._seen.workers.processes:
             worker.kill()
             worker.join()
             drop_shared_memory(worker.pid)
         if iterator is not None:
-            iterator._shutdown_workers()
+            self._seen.workers.end(iterator)
 
 
 def watch_workers(iterator: Any, loader: Any) -> WorkerWatch | None:
@@ -171,13 +169,11 @@ def watch_workers(iterator: Any, loader: Any) -> WorkerWatch | None:
         loader: the loader it belongs to.
 
     Returns:
-        The watch; None without workers.
+        The watch; None without workers, and where PyTorch does not let them be watched.
     """
-    if not getattr(iterator, "_workers", None):
-        return None
     watch: WorkerWatch | None = getattr(iterator, "resflow_watch", None)
-    if watch is None:
-        watch = iterator.resflow_watch = WorkerWatch(iterator, loader)
+    if watch is None and (workers := torch_compat.Workers.of(iterator)) is not None:
+        watch = iterator.resflow_watch = WorkerWatch(iterator, loader, workers)
     return watch
 
 
@@ -191,7 +187,7 @@ def drop_shared_memory(pid: int | None) -> None:
 class _Seen:
     """What the watching thread has seen; apart from the watch, which would not be collected while its thread runs."""
 
-    workers: tuple[BaseProcess, ...]
+    workers: torch_compat.Workers
     timeout: float = 0.0
     since: float | None = None  # when the loop began to wait for a batch
     first: BaseProcess | None = None
@@ -219,43 +215,36 @@ class _Seen:
         )
 
 
-def _forget_pids(iterator: Any) -> None:
-    """Have PyTorch's SIGCHLD handler pass over an iterator's workers."""
-    if iterator._worker_pids_set:
-        _remove_worker_pids(id(iterator))
-        iterator._worker_pids_set = False
-
-
 def _watch(seen: _Seen, iterator_ref: weakref.ref[Any], loader_ref: weakref.ref[Any]) -> None:
-    running = {worker.sentinel: number for number, worker in enumerate(seen.workers)}
+    workers = seen.workers.processes
+    running = {worker.sentinel: number for number, worker in enumerate(workers)}
     while running and not seen.death.is_set():
         ended = [running.pop(int(sentinel)) for sentinel in connection.wait(list(running), _EVERY)]  # type: ignore[arg-type]
         iterator, loader = iterator_ref(), loader_ref()
-        if iterator is None or iterator._shutdown or _ending.is_set():
+        if iterator is None or seen.workers.over(iterator) or _ending.is_set():
             for number in running.values():
-                if _is_stopped(seen.workers[number].pid):
-                    seen.workers[number].kill()
+                if _is_stopped(workers[number].pid):
+                    workers[number].kill()
             del iterator, loader
             continue
-        # PyTorch tells workers to end when a stream has; it calls those that it found dead so, too.
-        unasked = [number for number in ended if iterator._workers_status[number] or seen.workers[number].exitcode]
+        unasked = [number for number in ended if seen.workers.at_work(iterator, number) or workers[number].exitcode]
         if unasked:
-            seen.first = seen.workers[unasked[0]]
+            seen.first = workers[unasked[0]]
             _end(seen, iterator)
         elif seen.timeout and seen.since is not None and time.monotonic() > seen.since + seen.timeout + _GRACE:
             _give_up(seen, iterator)
-        if seen.death.is_set() and loader is not None and loader._iterator is iterator:
-            loader._iterator = None
+        if seen.death.is_set():
+            torch_compat.forget(loader, iterator)
         del iterator, loader
-    _wake(iterator_ref)
+    _wake(seen, iterator_ref)
 
 
 def _end(seen: _Seen, iterator: Any) -> None:
     """Note that a pass is over, and kill the workers, whose results may hang on locks that a dead one held."""
     if iterator is not None:
-        iterator._workers_done_event = threading.Event()  # the shared one's lock may have died with its holder
+        seen.workers.unlock(iterator)
     seen.death.set()
-    for worker in seen.workers:
+    for worker in seen.workers.processes:
         worker.kill()
 
 
@@ -263,7 +252,7 @@ def _give_up(seen: _Seen, iterator: Any) -> None:
     """End workers that gave nothing within the loader's timeout."""
     if seen.death.is_set():
         return
-    stopped = [str(worker.pid) for worker in seen.workers if _is_stopped(worker.pid)]
+    stopped = [str(worker.pid) for worker in seen.workers.processes if _is_stopped(worker.pid)]
     which = f"; pid {', '.join(stopped)} stood still (SIGSTOP)" if stopped else ""
     seen.overdue = (
         f"DataLoader workers gave nothing for {seen.timeout:g} s, the loader's timeout{which}. They were ended, and "
@@ -286,13 +275,11 @@ def _out_of_descriptors(error: Exception) -> bool:
     return full or str(error).startswith("Too many open files")
 
 
-def _wake(iterator_ref: weakref.ref[Any]) -> None:
-    """Wake who waits in the pipe of results, by bytes that end any message in an error."""
-    while (iterator := iterator_ref()) is not None and not (iterator._shutdown or iterator._pin_memory):
-        pipe, ready = iterator._worker_result_queue._writer.fileno(), select.poll()
-        ready.register(pipe, select.POLLOUT)
-        if ready.poll(_WAKE):
-            os.write(pipe, bytes(select.PIPE_BUF))  # a pipe that is ready takes so many
+def _wake(seen: _Seen, iterator_ref: weakref.ref[Any]) -> None:
+    """Wake who waits for results, until the iterator has ended."""
+    workers = seen.workers
+    while (iterator := iterator_ref()) is not None and not (workers.over(iterator) or workers.pins(iterator)):
+        workers.wake(iterator)
         del iterator
 
 

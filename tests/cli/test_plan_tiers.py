@@ -16,7 +16,7 @@ from resflow.cli.main import app, main
 from resflow.cli.tier_plan import planned_tiers, schedule_epochs
 from resflow.errors import ConfigError
 from resflow.plan import learn_buckets
-from resflow.session.draws import draw_windows
+from resflow.session.sampled_windows import draw_windows
 from resflow.sources import build_index, index_path, write_index, write_shards
 from tests.decode import samples as pictures
 

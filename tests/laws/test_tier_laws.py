@@ -16,7 +16,7 @@ import torch
 
 import resflow as rf
 from resflow.plan.tiers import ORIGINAL, on_tier
-from resflow.session.planned import PlannedDataset
+from resflow.session.planned_dataset import PlannedDataset
 from resflow.sources import ShardSource, build_index, index_path, labelled_files, write_index, write_shards
 from resflow.sources.tier_writer import make_tiers
 from tests.decode import samples as pictures
@@ -159,7 +159,7 @@ def faulty(fault: str, pattern: str, settings: dict[str, Any], monkeypatch: pyte
                 moved[:, :2, :2] = matrix[:, :2, :2] * (size.min(1) / stored.min(1) * 1.02)[:, None, None]
             return moved
 
-        monkeypatch.setattr("resflow.session.maker.on_tier", shifted)
+        monkeypatch.setattr("resflow.session.builder.on_tier", shifted)
     return list(loader(pattern, 1.0, settings=settings))
 
 

@@ -80,11 +80,11 @@ def test_seconds_add_up_to_the_wall_time(shards: str, workers: int) -> None:
 
 
 def test_threads_add_up_and_their_queue_is_counted(shards: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    from resflow.session.run import PlannedRun
+    from resflow.session.planned import PlannedSession
 
     loader: rf.DataLoader[rf.Batch] = rf.DataLoader(shards, batch_size=8, pipeline=PIPELINE)
-    run: Any = loader._resflow_run
-    assert isinstance(run, PlannedRun)
+    run: Any = loader._resflow_session
+    assert isinstance(run, PlannedSession)
     run.in_this_process = True
     for _ in loader:
         time.sleep(0.03)

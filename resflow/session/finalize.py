@@ -15,9 +15,9 @@ from torch.utils.data import default_collate, get_worker_info
 from resflow.batch import Batch
 from resflow.errors import ResflowError, TargetError
 from resflow.pipeline import Pipeline
-from resflow.session.blank import blanked
 from resflow.session.labels import PixelClasses
 from resflow.session.meter import Stopwatch
+from resflow.session.placeholders import restore_placeholders
 from resflow.targets import Instances, KeypointPairs, hand_out
 from resflow.targets.types import REMOVED
 
@@ -30,7 +30,7 @@ class Failure:
 
 
 @dataclass(frozen=True, slots=True)
-class Finish:
+class BatchFinalizer:
     """Finishes batches; stands as the loader's `collate_fn`, so that loaders which trainers build anew finish, too.
 
     Args:
@@ -54,7 +54,7 @@ class Finish:
             object.__setattr__(self, "_augment", Augment(self.pipeline.augment))
 
     def __call__(self, batch: Batch | Failure) -> Any:
-        """Finish a batch.
+        """BatchFinalizer a batch.
 
         Args:
             batch: uint8, as a worker made it, or what went wrong there.
@@ -77,7 +77,7 @@ class Finish:
             warnings.warn(batch.targets.strange, stacklevel=2)
         batch = self._augmented(batch)
         if batch.skipped and pipeline.augment:
-            batch = blanked(batch, pipeline)
+            batch = restore_placeholders(batch, pipeline)
         images = batch.images.contiguous(memory_format=pipeline.memory_format)  # of bytes, where not augmented
         if pipeline.normalize is not None:
             images = pipeline.normalize(images, pipeline.dtype)

@@ -21,14 +21,14 @@ from resflow.geometry import Geometry
 from resflow.images import whole_header
 from resflow.pipeline import Pipeline
 from resflow.plan import Buckets, OnlineBucketer, PixelBudget, PlannedBatch, World
-from resflow.session.blank import with_blanks
+from resflow.session.builder import BatchBuilder
 from resflow.session.digest import checksum
-from resflow.session.finish import Failure
+from resflow.session.finalize import Failure
 from resflow.session.labels import batch_targets, is_class, sample_target, without_content, without_samples
-from resflow.session.maker import BatchMaker
 from resflow.session.meter import Stopwatch, batch_cost
+from resflow.session.nested_parts import tell_epoch, tell_world
+from resflow.session.placeholders import with_placeholders
 from resflow.session.skip import Faults, is_of_sample, make_sound, skipped
-from resflow.session.tell import tell_epoch, tell_world
 from resflow.skip import Skip, Skipped
 from resflow.sources.base import NO_TARGET, Sample
 from resflow.sources.groups import IMAGE_EXTENSIONS
@@ -38,7 +38,7 @@ _Row = tuple[Sample, int, int]  # a sample that waits, its height and width
 
 
 @dataclass(frozen=True, slots=True)
-class Tagged:
+class StreamMessage:
     """What a worker hands over.
 
     Args:
@@ -59,7 +59,7 @@ class Tagged:
     dropped: tuple[Skipped, ...] = ()
     marks: tuple[int, ...] = ()
 
-    def pin_memory(self, device: torch.device | str | None = None) -> Tagged:
+    def pin_memory(self, device: torch.device | str | None = None) -> StreamMessage:
         """The same with the batch in pinned memory."""
         return replace(self, payload=self.payload.pin_memory(device)) if isinstance(self.payload, Batch) else self
 
@@ -99,7 +99,7 @@ class StreamSettings:
     learn: int
 
 
-class BucketedStream(torch.utils.data.IterableDataset[Tagged]):
+class BucketedStream(torch.utils.data.IterableDataset[StreamMessage]):
     """Wraps an iterable of samples and yields finished batches, each tagged with its worker.
 
     Samples are `Sample`s, webdataset's dicts, (image, target) or bare images, an image in any form that
@@ -112,17 +112,23 @@ class BucketedStream(torch.utils.data.IterableDataset[Tagged]):
         pipeline: what is done to them.
         settings: what decides the batches.
         workers: worker processes that will run this, 0 for none.
-        maker: places and decodes batches.
+        builder: places and decodes batches.
     """
 
     def __init__(
-        self, stream: Iterable[Any], pipeline: Pipeline, settings: StreamSettings, *, workers: int, maker: BatchMaker
+        self,
+        stream: Iterable[Any],
+        pipeline: Pipeline,
+        settings: StreamSettings,
+        *,
+        workers: int,
+        builder: BatchBuilder,
     ) -> None:
         self.stream, self.pipeline = stream, pipeline
         self.settings = settings
         """What decides the batches; the rank may be set anew before a pass."""
         self._skips = isinstance(pipeline.on_error, Skip)
-        self._maker = maker
+        self._builder = builder
         self.buckets: Buckets | int = pipeline.buckets
         """The buckets, or how many to learn; set once they are learned."""
         self.given_world: World | None = None
@@ -154,25 +160,25 @@ class BucketedStream(torch.utils.data.IterableDataset[Tagged]):
         if not guest:
             self._lasting = place
 
-    def __iter__(self) -> Iterator[Tagged]:
+    def __iter__(self) -> Iterator[StreamMessage]:
         """Batches of this worker's stream, then one item without a payload; or a failure, then nothing."""
         return self._tagged(self.requests())
 
-    def _tagged(self, requests: Iterator[Request | Tagged]) -> Iterator[Tagged]:
+    def _tagged(self, requests: Iterator[Request | StreamMessage]) -> Iterator[StreamMessage]:
         for request in requests:
             tagged = self.make(request)
             yield tagged
             if isinstance(tagged.payload, Failure):
                 return
 
-    def requests(self) -> Iterator[Request | Tagged]:
+    def requests(self) -> Iterator[Request | StreamMessage]:
         """The same without decoding: what `make` takes."""
         worker = _part()[0] if self._workers else 0  # a loader without workers may live in another's worker
         place = self._place.tolist()
         count = len(place) // 2
         return self._requests(place[0], place[1 + worker], place[1 + count + worker], worker)
 
-    def _requests(self, epoch: int, skip: int, expected: int, worker: int) -> Iterator[Request | Tagged]:
+    def _requests(self, epoch: int, skip: int, expected: int, worker: int) -> Iterator[Request | StreamMessage]:
         """This worker's batches after the first `skip`, whose digest must be the expected one."""
         number = digest = 0
         dropped: list[Skipped] = []
@@ -194,13 +200,15 @@ class BucketedStream(torch.utils.data.IterableDataset[Tagged]):
                     raise self._changed(f"its first {skip} batch(es) hold other samples", worker)
             if number < skip:
                 raise self._changed(f"it ended after {number} batch(es), {skip} were handed out before", worker)
-            yield Tagged(worker, epoch, number, digest, None, tuple(replace(one, step=number) for one in dropped))
+            yield StreamMessage(
+                worker, epoch, number, digest, None, tuple(replace(one, step=number) for one in dropped)
+            )
         except ResflowError as error:
-            yield Tagged(worker, epoch, number, digest, Failure(error))
+            yield StreamMessage(worker, epoch, number, digest, Failure(error))
 
-    def make(self, request: Request | Tagged) -> Tagged:
+    def make(self, request: Request | StreamMessage) -> StreamMessage:
         """Decode a batch."""
-        if isinstance(request, Tagged):
+        if isinstance(request, StreamMessage):
             return request
         planned, samples = request.planned, [row[0] for row in request.rows]
         payload: Batch | Failure
@@ -211,7 +219,7 @@ class BucketedStream(torch.utils.data.IterableDataset[Tagged]):
             payload = Failure(error if at is None else error.located(key=at.key, shard=at.shard))
         except ResflowError as error:
             payload = Failure(error)
-        return Tagged(
+        return StreamMessage(
             request.worker, planned.epoch, request.number, request.digest, payload, request.dropped, request.marks
         )
 
@@ -230,7 +238,7 @@ class BucketedStream(torch.utils.data.IterableDataset[Tagged]):
 
     def close(self) -> None:
         """Close the engine of this process."""
-        self._maker.close()
+        self._builder.close()
 
     def bucketer(self, epoch: int = 0, workers: int = 1) -> OnlineBucketer:
         """A new bucketer for one worker's stream of one epoch."""
@@ -258,20 +266,20 @@ class BucketedStream(torch.utils.data.IterableDataset[Tagged]):
 
     def _made(self, request: Request, samples: list[Sample]) -> Batch:
         """The batch of samples, with blank places for those that cannot be decoded."""
-        planned, maker = request.planned, self._maker
+        planned, builder = request.planned, self._builder
         size = np.array([row[1:] for row in request.rows], dtype=np.int32)
         spent = request.spent
         with spent.on("place"):
-            geometry = maker.place(planned, size)
+            geometry = builder.place(planned, size)
         faults: Faults = {}
 
         def make(places: list[int]) -> Batch:
             if len(places) == len(samples):
-                return maker.make(planned, geometry, samples, [sample.target for sample in samples], spent=spent)
+                return builder.make(planned, geometry, samples, [sample.target for sample in samples], spent=spent)
             part = replace(planned, sample_ids=planned.sample_ids[places])
             some = Geometry(geometry.matrix[places], size[places], geometry.output_size)
             wanted = [samples[place] for place in places]
-            return maker.make(part, some, wanted, [sample.target for sample in wanted], spent=spent)
+            return builder.make(part, some, wanted, [sample.target for sample in wanted], spent=spent)
 
         batch = make_sound(make, len(samples), faults, skips=self._skips)
         cost = batch_cost(spent, samples, geometry)
@@ -281,7 +289,7 @@ class BucketedStream(torch.utils.data.IterableDataset[Tagged]):
             empty = [without_content(sample.target, row[1:]) for sample, row in zip(samples, request.rows, strict=True)]
             found = batch_targets(empty, samples, geometry, self.pipeline.targets)
             batch = replace(batch, targets=without_samples(found))
-        whole = with_blanks(batch, planned, geometry, samples, faults, self.pipeline)
+        whole = with_placeholders(batch, planned, geometry, samples, faults, self.pipeline)
         return replace(whole, cost=cost, skipped=tuple(replace(one, step=request.number) for one in whole.skipped))
 
     def _planned(

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
-from types import GeneratorType, SimpleNamespace
 from typing import Any
 
-from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter, _SingleProcessDataLoaderIter
-
 from resflow.errors import ResflowError, WorkerError
-from resflow.session.finish import as_it_is
-from resflow.session.parcel import Parcel
+from resflow.session.finalize import as_it_is
 from resflow.session.plain import PlainPass
-from resflow.session.run import PlannedRun
-from resflow.session.stream_run import StreamRun
+from resflow.session.planned import PlannedSession
+from resflow.session.streamed import StreamSession
+from resflow.session.torch_compat import SingleProcessIterator, WorkersIterator, draws_lazily, forget, persisting
+from resflow.session.transport import BatchMessage
 from resflow.session.workers import READ_ERRORS
 
 
@@ -66,44 +63,47 @@ class _OnePass:
         return super()._next_index()  # type: ignore[misc]
 
 
-class InProcess(_OnePass, _SingleProcessDataLoaderIter):
+class InProcess(_OnePass, SingleProcessIterator):  # type: ignore[misc]
     """Batches made by this process."""
 
     def __init__(self, loader: Any) -> None:
         super().__init__(loader)
         if self.plain is None or not self.plain.mapped:
             return
-        if isinstance(self._sampler_iter, GeneratorType):  # nothing was drawn of the order yet
+        lazily = draws_lazily(self)
+        if lazily:
             self.plain.open(loader, ordered=True)
-        elif self.plain.position is not None:
+        elif lazily is False and self.plain.position is not None:
             self.plain.position.ordered = True
 
 
-class OverWorkers(_OnePass, _MultiProcessingDataLoaderIter):
+class OverWorkers(_OnePass, WorkersIterator):  # type: ignore[misc]
     """Batches made by worker processes."""
 
 
-def begin_iterator(loader: Any, run: PlannedRun | StreamRun, begin: Callable[[], Any], *, guest: bool) -> Any:
-    """PyTorch's iterator over a run's batches, which the loop finishes in this process.
+def begin_iterator(
+    loader: Any, session: PlannedSession | StreamSession, begin: Callable[[], Any], *, guest: bool
+) -> Any:
+    """PyTorch's iterator over a session's batches, which the loop finishes in this process.
 
     Args:
         loader: the loader.
-        run: its run, in which a pass was begun.
+        session: its session, in which a pass was begun.
         begin: makes the iterator, or begins the one whose workers persist anew.
         guest: whether it is to be made beside one that persists and is under way.
 
     Raises:
         WorkerError: worker processes cannot be started.
     """
-    finish, loader.collate_fn = loader.collate_fn, Parcel if loader.num_workers else as_it_is
-    persisted = None if guest else loader._iterator
+    finish, loader.collate_fn = loader.collate_fn, BatchMessage if loader.num_workers else as_it_is
+    persisted = None if guest else persisting(loader)
     try:
         try:
             return begin()
         except READ_ERRORS as error:
             if persisted is None or isinstance(error, ResflowError):
                 raise
-            loader._iterator = None  # one of the workers that persisted has died; new ones take over
+            forget(loader)  # one of the workers that persisted has died; new ones take over
             return begin()
     except ResflowError:
         raise
@@ -111,26 +111,10 @@ def begin_iterator(loader: Any, run: PlannedRun | StreamRun, begin: Callable[[],
         if not loader.num_workers:
             raise
         if not guest:
-            loader._iterator = None
-        run.cancel()
+            forget(loader)
+        session.cancel()
         raise WorkerError(
             f"the worker processes could not be started: {error!r}. The next pass tries again."
         ) from error
     finally:
         loader.collate_fn = finish
-
-
-def is_under_way(loader: Any) -> bool:
-    """Whether a pass over workers that are to persist has not ended, and somebody besides the loader still holds it."""
-    iterator = loader._iterator
-    if iterator is None or iterator.ended:
-        return False
-    del iterator
-    return _holders(loader) > _holders(_ALONE)
-
-
-def _holders(loader: Any) -> int:
-    return sys.getrefcount(loader._iterator)
-
-
-_ALONE = SimpleNamespace(_iterator=object())  # held by nobody else

@@ -23,7 +23,7 @@ _INSTEAD: dict[type[Any], str] = {
 }
 
 
-class GivenOrder:
+class SamplerOrder:
     """A sampler of indices, or of batches of them.
 
     A sampler that knows its rank (`num_replicas` and `rank`, as a DistributedSampler has them) gives the order of that

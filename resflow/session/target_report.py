@@ -20,7 +20,7 @@ class Finding(NamedTuple):
     wrong: bool
 
 
-class Findings:
+class TargetReport:
     """Looks at targets, one by one.
 
     Args:
@@ -81,7 +81,7 @@ class Findings:
         return found
 
 
-def looked(source: Any, spec: Any) -> list[Finding]:
+def report_targets(source: Any, spec: Any) -> list[Finding]:
     """What all targets of a source show; those that cannot be read are passed over.
 
     Args:
@@ -94,15 +94,15 @@ def looked(source: Any, spec: Any) -> list[Finding]:
     from resflow.session.skip import is_of_sample
     from resflow.sources import AnnotatedSource
 
-    findings = Findings(source, getattr(spec, "ignore_index", 255))
+    report = TargetReport(source, getattr(spec, "ignore_index", 255))
     for number in range(len(source.index)) if not isinstance(spec, str | None) else ():
         try:
             if isinstance(source, AnnotatedSource):
-                findings.look(source.name(number)[1], source.target(number))
+                report.look(source.name(number)[1], source.target(number))
             else:
                 (sample,) = source.read(np.array([number], np.int64))
-                findings.look(sample.key, sample_target(sample.members, sample.target, spec, sample.keypoint_pairs))
+                report.look(sample.key, sample_target(sample.members, sample.target, spec, sample.keypoint_pairs))
         except Exception as error:
             if not (isinstance(error, TargetError) or is_of_sample(error)):
                 raise
-    return findings.all()
+    return report.all()

@@ -24,7 +24,7 @@ from resflow.plan.buckets import Sizes
 from resflow.plan.tiers import on_tier
 from resflow.session.labels import batch_targets
 from resflow.session.meter import Stopwatch
-from resflow.session.shared import room_for_images
+from resflow.session.shared_memory import room_for_images
 from resflow.skip import Tolerated
 from resflow.sources import Sample
 
@@ -38,7 +38,7 @@ def load_engine(name: str) -> None:
     importlib.import_module(f"resflow.decode.{without_library(name)}")
 
 
-class BatchMaker:
+class BatchBuilder:
     """Places and decodes planned batches; one engine for each process, opened when first used.
 
     Args:
@@ -56,7 +56,7 @@ class BatchMaker:
         self.pipeline = pipeline
         self._seed, self._max_batch, self._threads = seed, max_batch, threads
         self._engine_name, self._engine_device = engine, engine_device
-        self.places_on_device = torch.device(engine_device).type != "cpu"
+        self._places_on_device = torch.device(engine_device).type != "cpu"
         """Whether images that a dataset gives as pixels are placed on the engine's device, by `place_pixels`."""
         self._engine: LimitedDecoder | None = None
         self._looked = False
@@ -131,7 +131,7 @@ class BatchMaker:
             with spent.on("transform"):
                 seeds = sample_seeds(self._seed, planned.epoch, planned.draw_ids.astype(np.int64))
                 transform_images(transforms, images, seeds.tolist())
-        batch = described(images, found, planned, geometry, samples)
+        batch = assemble(images, found, planned, geometry, samples)
         tolerated = tuple(
             Tolerated(samples[at].key, samples[at].shard, kind, reason) for at, kind, reason in sorted(notices)
         )
@@ -146,8 +146,8 @@ class BatchMaker:
     def _decoded(self, images: Sequence[Encoded | Pixels], geometry: Geometry) -> tuple[torch.Tensor, Sequence[Notice]]:
         """The images placed: by the engine, or where they are pixels already and go to a GPU, there; its notices."""
         pixels = [image for image in images if isinstance(image, np.ndarray)]
-        if not (self.places_on_device and pixels and len(pixels) == len(images)):
-            room = None if self.places_on_device else room_for_images(len(images), *geometry.output_size)
+        if not (self._places_on_device and pixels and len(pixels) == len(images)):
+            room = None if self._places_on_device else room_for_images(len(images), *geometry.output_size)
             engine = self._open()
             return engine.decode(images, geometry, room), engine.notices
         device = torch.device(self._engine_device)
@@ -170,7 +170,7 @@ class BatchMaker:
         return self._engine
 
 
-def described(
+def assemble(
     images: torch.Tensor, targets: object, planned: PlannedBatch, geometry: Geometry, samples: Sequence[Sample]
 ) -> Batch:
     """A batch of images and targets that are made, with what plan and geometry say of it."""

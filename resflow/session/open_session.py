@@ -1,4 +1,4 @@
-"""From a loader's `dataset` argument to its run: a plan where sizes can be known, else a stream."""
+"""From a loader's `dataset` argument to its session: a plan where sizes can be known, else a stream."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from resflow.errors import ConfigError
 from resflow.pipeline import Pipeline
 from resflow.plan import PixelBudget, World
 from resflow.session.device import local_device
-from resflow.session.run import PlannedRun
+from resflow.session.planned import PlannedSession
 from resflow.session.skip import is_of_sample
-from resflow.session.stream_run import StreamRun
+from resflow.session.streamed import StreamSession
 from resflow.skip import Skip
 from resflow.sources import Source
 from resflow.sources.named import open_named
@@ -26,7 +26,7 @@ from resflow.sources.sizes import Skips
 from resflow.sources.stream import ShardStream, is_remote
 
 
-def open_run(
+def open_session(
     dataset: Any,
     pipeline: Pipeline,
     *,
@@ -42,8 +42,8 @@ def open_run(
     sizes: Any,
     sampler: Any = None,
     batch_sampler: Any = None,
-) -> PlannedRun | StreamRun:
-    """The run of a loader.
+) -> PlannedSession | StreamSession:
+    """The session of a loader.
 
     Args:
         dataset: shards, a Source, a map-style or an iterable dataset.
@@ -62,7 +62,7 @@ def open_run(
         batch_sampler: the same by the batch.
 
     Returns:
-        A run over a plan; over a stream for iterable datasets and for shards at a URL that have no index.
+        A session over a plan; over a stream for iterable datasets and for shards at a URL that have no index.
 
     Raises:
         ConfigError: `dataset` is none of these, an argument does not go with it, or the device is not there.
@@ -76,7 +76,7 @@ def open_run(
     data = _open(dataset, sizes, skips, workers, shuffle=shuffle, seed=seed, world=world)
     threads = workers or torch.get_num_threads()
     if isinstance(data, Source):
-        return PlannedRun(
+        return PlannedSession(
             data,
             pipeline,
             batch_size=batch_size,
@@ -99,7 +99,7 @@ def open_run(
                 f"{name} has no meaning for a stream, which comes in its own order and is not known ahead; "
                 f"got {type(dataset).__name__}. Drop it, shuffle in the dataset itself, or use a map-style dataset."
             )
-    return StreamRun(
+    return StreamSession(
         data,
         pipeline,
         batch_size=batch_size,

@@ -21,9 +21,9 @@ from PIL import Image
 import resflow as rf
 from resflow.errors import ConfigError, DecodeError, HeaderError, PlanError, StateError, TargetError, WorkerError
 from resflow.plan import World
-from resflow.session.stream import BucketedStream
+from resflow.session.stream_dataset import BucketedStream
 from resflow.session.stream_pass import StreamPass
-from resflow.session.stream_run import StreamRun
+from resflow.session.streamed import StreamSession
 from resflow.sources.stream import ShardStream
 from tests.shards import jpeg, make_shards
 
@@ -53,7 +53,7 @@ class Loader(torch.utils.data.DataLoader):
         learn: int | None = 12,
         **options: Any,
     ) -> None:
-        self.run = StreamRun(
+        self.run = StreamSession(
             stream, pipeline, batch_size=batch_size, drop_last=drop_last, seed=seed, world=world, workers=workers,
             threads=1, prefetch=2, epoch_size=epoch_size, learn=learn,
         )  # fmt: skip

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from resflow.session import shared
-from resflow.session.shared import SMALL, allocated, room_for_images
+from resflow.session import shared_memory as shared
+from resflow.session.shared_memory import SMALL, allocated, room_for_images
 from resflow.session.workers import WorkerInit
 
 

@@ -1,4 +1,4 @@
-"""A loader's run through the epochs of a stream: the place in it, and one pass over it."""
+"""A loader over a stream: its settings, and the position in it."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from resflow.errors import ConfigError, ResflowError, StateError
 from resflow.pipeline import Pipeline
 from resflow.plan import Buckets, Cursor, PixelBudget, World, learn_buckets
 from resflow.plan.online import default_learn, most_samples
-from resflow.session.finish import Failure, as_it_is
-from resflow.session.maker import BatchMaker
-from resflow.session.overlap import Overlap
+from resflow.session.builder import BatchBuilder
+from resflow.session.duplicate_streams import Overlap
+from resflow.session.finalize import Failure, as_it_is
+from resflow.session.nested_parts import given_world
 from resflow.session.passes import Passes
 from resflow.session.prefetch import Prefetcher, prefetched
 from resflow.session.skip import SkipReport, without
-from resflow.session.stream import BucketedStream, StreamSettings, Tagged
-from resflow.session.stream_pass import Place, StreamPass
-from resflow.session.tell import given_world
+from resflow.session.stream_dataset import BucketedStream, StreamMessage, StreamSettings
+from resflow.session.stream_pass import StreamPass, StreamPosition
 from resflow.skip import Skip, Skipped
 from resflow.sources.stream import ShardStream
 from resflow.world import current_world
@@ -33,7 +33,7 @@ from resflow.world import current_world
 _numbers = itertools.count()  # of this process's streams, alike on all ranks
 
 
-class StreamRun:
+class StreamSession:
     """A stream of samples as batches, and the place in it.
 
     Args:
@@ -90,7 +90,7 @@ class StreamRun:
             epoch_size=epoch_size,
             learn=default_learn(batch_size) if learn is None else learn,
         )
-        maker = BatchMaker(
+        builder = BatchBuilder(
             pipeline,
             seed=seed,
             max_batch=most_samples(batch_size, pipeline.schedule, pipeline.area_tolerance),
@@ -98,7 +98,7 @@ class StreamRun:
             engine=engine,
             engine_device=pipeline.device if self.in_this_process else "cpu",
         )
-        self.dataset = BucketedStream(stream, pipeline, self._settings, workers=self.workers, maker=maker)
+        self.dataset = BucketedStream(stream, pipeline, self._settings, workers=self.workers, builder=builder)
         """What PyTorch's DataLoader is to iterate over, with batch_size=None and `as_it_is` to collate."""
         self.dataset.bucketer()  # wrong settings are refused now, not at the first pass
         if not isinstance(pipeline.buckets, Buckets):
@@ -106,7 +106,7 @@ class StreamRun:
         self.dataset.given_world = self._world
         self._check_parts()
         self.epoch = 0
-        self.place = Place.start(max(1, self.workers))
+        self.place = StreamPosition.start(max(1, self.workers))
         self._begun = False
         self.passes: Passes[StreamPass] = Passes()
         self.told = 0
@@ -191,7 +191,7 @@ class StreamRun:
         return tuple(self._report.records)
 
     @property
-    def start(self) -> tuple[int, Place]:
+    def start(self) -> tuple[int, StreamPosition]:
         """Epoch and place of the next pass, as long as none has handed out a batch."""
         return self.epoch, self.place
 
@@ -200,7 +200,7 @@ class StreamRun:
         """What this rank has skipped in the pass under way."""
         return self._report
 
-    def advance(self, epoch: int, place: Place, report: SkipReport) -> None:
+    def advance(self, epoch: int, place: StreamPosition, report: SkipReport) -> None:
         """Note that a batch was handed out."""
         self.epoch, self.place, self._report = epoch, place, report
 
@@ -222,7 +222,7 @@ class StreamRun:
 
     def _go(self, epoch: int) -> None:
         if epoch != self.epoch or self._begun:
-            self.place = Place.start(max(1, self.workers))
+            self.place = StreamPosition.start(max(1, self.workers))
         self.epoch, self._begun = epoch, False
 
     def _check_parts(self) -> None:
@@ -245,7 +245,7 @@ class StreamRun:
         return self._cursor().to_json() | {"streams": streams} | skipped
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Go to a place that `state` gave, in this run or another like it.
+        """Go to a place that `state` gave, in this session or another like it.
 
         Args:
             state: what `state` gave.
@@ -262,7 +262,7 @@ class StreamRun:
         cursor.check(self._cursor())
         try:
             streams = state["streams"]
-            place = Place(tuple(streams["handed"]), tuple(streams["digests"]), streams["turn"])
+            place = StreamPosition(tuple(streams["handed"]), tuple(streams["digests"]), streams["turn"])
             shapes = streams["buckets"]
             buckets = shapes and Buckets(
                 np.array(shapes["edges"], dtype=np.float64),
@@ -302,7 +302,7 @@ class StreamRun:
         """
         return StreamPass(self, items)
 
-    def prefetched(self) -> Iterator[Tagged]:
+    def prefetched(self) -> Iterator[StreamMessage]:
         """The batches of a pass, made ahead by two threads of this process: one reads, the other decodes."""
         read = Prefetcher(self.dataset.requests(), lambda request: request, self.prefetch)
         return prefetched(read, self.dataset.make, self.prefetch, torch.device(self.pipeline.device))

@@ -11,7 +11,7 @@ import webdataset as wds
 
 from resflow.errors import ConfigError
 from resflow.plan import World
-from resflow.session.tell import given_world, tell_epoch, tell_world
+from resflow.session.nested_parts import given_world, tell_epoch, tell_world
 from resflow.sources import ShardStream
 
 

@@ -6,7 +6,7 @@ import errno
 import pickle
 from typing import Any
 
-from resflow.session.parcel import Parcel
+from resflow.session.transport import BatchMessage
 
 
 class NoRoom:
@@ -17,6 +17,6 @@ class NoRoom:
 
 
 def test_a_full_shared_memory_is_no_matter_of_pickling() -> None:
-    failure = pickle.loads(pickle.dumps(Parcel(NoRoom())))
+    failure = pickle.loads(pickle.dumps(BatchMessage(NoRoom())))
     assert "Give /dev/shm more room (docker run --shm-size=2g)" in str(failure.error)
     assert "pickled" not in str(failure.error)

@@ -10,6 +10,7 @@ from itertools import combinations
 import torch.distributed
 
 from resflow.plan import World
+from resflow.session.torch_compat import default_store
 
 _MOST = 64  # checksums that are held of a stream, the least of all
 _LEAST = 4  # samples below which nothing is said
@@ -86,7 +87,8 @@ class Overlap:
         if (dist.get_rank(), dist.get_world_size()) != (rank, size):
             return
         try:
-            store = dist.distributed_c10d._get_default_store()
+            if (store := default_store()) is None:
+                raise RuntimeError
             store.set(self._key(rank), json.dumps(own))
             for other in {(rank - 1) % size, (rank + 1) % size}:
                 if store.check([self._key(other)]):

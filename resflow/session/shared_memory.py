@@ -9,6 +9,7 @@ from collections.abc import Callable
 import torch
 from torch.utils.data import get_worker_info
 
+from resflow.session.torch_compat import shared_storage
 from resflow.session.workers import SHARED
 
 SMALL = 32 * 1024
@@ -32,13 +33,13 @@ def room_for_images(count: int, height: int, width: int) -> torch.Tensor | None:
     size = count * height * width * 3
     if get_worker_info() is None or size <= SMALL:
         return None
-    storage = allocated(lambda: torch.UntypedStorage._new_shared(size))  # type: ignore[no-untyped-call]
+    storage = allocated(lambda: shared_storage(size))
     if storage is None:
         return None
     return torch.empty(0, dtype=torch.uint8).set_(storage).view(count, height, width, 3).permute(0, 3, 1, 2)
 
 
-def allocated(allocate: Callable[[], torch.UntypedStorage]) -> torch.UntypedStorage | None:
+def allocated(allocate: Callable[[], torch.UntypedStorage | None]) -> torch.UntypedStorage | None:
     """What `allocate` gives; None where shared memory has no room, or this process no file descriptor."""
     global _told
     try:

@@ -16,12 +16,12 @@ from typing import Any
 import torch
 
 from resflow.errors import ConfigError
-from resflow.session.finish import Failure
-from resflow.session.shared import SMALL, allocated
-from resflow.session.stream import Tagged
+from resflow.session.finalize import Failure
+from resflow.session.shared_memory import SMALL, allocated
+from resflow.session.stream_dataset import StreamMessage
 
 
-class Parcel:
+class BatchMessage:
     """Whatever a worker hands over; where it is unpickled, it is that again.
 
     Args:
@@ -40,7 +40,9 @@ def _packed(content: Any) -> bytes:
         return _pickled(content)
     except Exception as error:  # noqa: BLE001 - sent to the loop, which raises it
         failure = Failure(ConfigError(f"a batch cannot be sent from its worker process: {error}. {_way_out(error)}"))
-        return _pickled(dataclasses.replace(content, payload=failure) if isinstance(content, Tagged) else failure)
+        return _pickled(
+            dataclasses.replace(content, payload=failure) if isinstance(content, StreamMessage) else failure
+        )
 
 
 def _way_out(error: Exception) -> str:

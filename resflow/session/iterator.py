@@ -10,8 +10,8 @@ from resflow.batch import Batch
 from resflow.errors import ResflowError
 from resflow.session.device import on_cpu
 from resflow.session.meter import Meter
-from resflow.session.run import PlannedRun
-from resflow.session.stream_run import StreamRun
+from resflow.session.planned import PlannedSession
+from resflow.session.streamed import StreamSession
 from resflow.session.trainers import TrackedLoop
 from resflow.session.workers import READ_ERRORS, WorkerWatch
 
@@ -23,7 +23,7 @@ class Loop(Iterator[Any]):
 
     Args:
         loader: the loader; its `collate_fn` finishes a batch.
-        run: its run, in which a pass was begun.
+        session: its session, in which a pass was begun.
         batches: what workers, thread or this process make.
         steps: how many batches the pass has, where that is known.
         meter: takes the pass's times.
@@ -33,23 +33,23 @@ class Loop(Iterator[Any]):
     def __init__(
         self,
         loader: Any,
-        run: PlannedRun | StreamRun,
+        session: PlannedSession | StreamSession,
         batches: Iterator[Any],
         steps: int | None,
         meter: Meter,
         watch: WorkerWatch | None = None,
     ) -> None:
-        self._loader, self._run, self._left, self._meter = loader, run, steps, meter
-        self._batches: Iterator[Batch] | None = run.walk(batches)
+        self._loader, self._session, self._left, self._meter = loader, session, steps, meter
+        self._batches: Iterator[Batch] | None = session.walk(batches)
         self._error: ResflowError | None = None
-        self._told: tuple[int, object] | None = (run.told, run.start)  # None once a batch was asked for
+        self._told: tuple[int, object] | None = (session.told, session.start)  # None once a batch was asked for
         self._instead: Iterator[Any] | None = None
         self._tracked = TrackedLoop(loader)
         self._watch = watch
 
     def __next__(self) -> Any:
         told, self._told = self._told, None
-        if told is not None and told[0] != self._run.told and told[1] != self._run.start:
+        if told is not None and told[0] != self._session.told and told[1] != self._session.start:
             self.close()  # Lightning asks for the loop before it names the epoch
             self._instead = iter(self._loader)
         if self._instead is not None:

@@ -13,8 +13,8 @@ from resflow.batch import Batch
 from resflow.geometry import Geometry
 from resflow.pipeline import Pipeline
 from resflow.plan import PlannedBatch
+from resflow.session.builder import assemble
 from resflow.session.labels import PixelClasses
-from resflow.session.maker import described
 from resflow.session.skip import Faults, skipped
 from resflow.sources import Sample
 from resflow.targets import Instances
@@ -23,7 +23,7 @@ NO_CLASS = -100
 """The class of a blank place: the `ignore_index` of PyTorch's losses unless it is told another."""
 
 
-def with_blanks(
+def with_placeholders(
     batch: Batch,
     planned: PlannedBatch,
     geometry: Geometry,
@@ -57,7 +57,7 @@ def with_blanks(
     images[:] = torch.tensor(pipeline.fit.fill, dtype=images.dtype, device=device)[:, None, None]
     images.index_copy_(0, at.to(device), batch.images)
     targets = _spread(batch.targets, at, count, pipeline.target_options.ignore_index)
-    whole = described(images, targets, planned, geometry, samples)
+    whole = assemble(images, targets, planned, geometry, samples)
     records = []
     for place, error in sorted(faults.items()):
         sample, number = samples[place], int(planned.sample_ids[place])
@@ -72,7 +72,7 @@ def with_blanks(
     )
 
 
-def blanked(batch: Batch, pipeline: Pipeline) -> Batch:
+def restore_placeholders(batch: Batch, pipeline: Pipeline) -> Batch:
     """The batch after augmentation, with its blank places blank again, whatever was drawn or mixed into them.
 
     Args:
