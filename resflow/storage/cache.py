@@ -133,15 +133,17 @@ class ShardCache:
                 )
             try:
                 os.fsync(descriptor)  # else a rename may outlive a power cut that the bytes do not
-                part.replace(path)
+                with self._alone():  # else one that just missed the shard takes its file for a part to begin anew
+                    part.replace(path)
             except OSError as error:
                 raise _disk_failure(error, self.folder, url) from error
             return True
         finally:
-            if not _same(descriptor, path):
-                part.unlink(missing_ok=True)
-            fcntl.flock(descriptor, fcntl.LOCK_UN)  # for a process that was forked meanwhile and holds a copy, too
-            os.close(descriptor)
+            with self._alone():
+                if not _same(descriptor, path):
+                    part.unlink(missing_ok=True)
+                fcntl.flock(descriptor, fcntl.LOCK_UN)  # for a process that was forked meanwhile and holds a copy, too
+                os.close(descriptor)
 
     def _path(self, url: str, stamp: Stamp, piece: Piece | None = None) -> Path:
         text = "\0".join([identity(url), str(stamp.size), stamp.etag or "", *map(str, piece or ())])
@@ -185,7 +187,7 @@ class ShardCache:
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
-        """Among all processes, for the moments in which room is made; nothing is downloaded meanwhile."""
+        """Among all processes, for the moments in which a file appears, vanishes or gets its name."""
         descriptor = os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)

@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import stat
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -283,6 +284,42 @@ def _rank(url: str, folder: Path, seed: int, results: multiprocessing.SimpleQueu
     remote.fill_cache(10)
     remote.close()
     results.put((wanted, found))
+
+
+def test_a_shard_that_is_done_while_another_looks_for_it_is_not_downloaded_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cached = ShardCache(tmp_path, 10_000)
+    looking, done, lock = threading.Event(), threading.Event(), cache._lock
+
+    def content() -> Iterator[bytes]:
+        yield b"a" * 1000
+        looking.wait(10)
+
+    def download() -> None:
+        cached.fill("s3://b/a", Stamp(1000, "e"), content())
+        done.set()
+
+    def late_lock(descriptor: int, kind: int) -> bool:
+        if looking.is_set():
+            return lock(descriptor, kind)
+        looking.set()  # the second process missed the shard and has opened the file on its way: now the first is done
+        done.wait(0.5)
+        return lock(descriptor, kind)
+
+    def refused() -> Iterator[bytes]:
+        raise AssertionError("downloaded again")
+        yield b""
+
+    first = threading.Thread(target=download)
+    first.start()
+    while not files(tmp_path):
+        time.sleep(0.001)
+    with monkeypatch.context() as patched:
+        patched.setattr(cache, "_lock", late_lock)
+        cached.fill("s3://b/a", Stamp(1000, "e"), refused())
+    first.join()
+    assert held(cached, "a") == b"a" * 1000
 
 
 def test_processes_share_one_download(server: HostileServer, local: ShardSource, tmp_path: Path) -> None:
