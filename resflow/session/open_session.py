@@ -19,11 +19,11 @@ from resflow.session.skip import is_of_sample
 from resflow.session.streamed import StreamSession
 from resflow.skip import Skip
 from resflow.sources import Source
-from resflow.sources.named import open_named
-from resflow.sources.recognised import dataset_source
+from resflow.sources.dataset_sizes import Skips
+from resflow.sources.layout import open_named
 from resflow.sources.remote import find_index
-from resflow.sources.sizes import Skips
 from resflow.sources.stream import ShardStream, is_remote
+from resflow.sources.torchvision_datasets import dataset_source
 
 
 def open_session(

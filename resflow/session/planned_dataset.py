@@ -26,7 +26,7 @@ from resflow.session.skip import Faults, is_of_sample, make_sound
 from resflow.skip import Skip
 from resflow.sources import Sample, Source
 from resflow.sources.base import NO_TARGET, TieredSource
-from resflow.sources.items import pil_image
+from resflow.sources.dataset_items import pil_image
 
 if TYPE_CHECKING:
     from resflow.sources.tiers import Tiers

@@ -31,8 +31,8 @@ from resflow.session.placeholders import with_placeholders
 from resflow.session.skip import Faults, is_of_sample, make_sound, skipped
 from resflow.skip import Skip, Skipped
 from resflow.sources.base import NO_TARGET, Sample
+from resflow.sources.dataset_items import as_image, item_names, split_item
 from resflow.sources.groups import IMAGE_EXTENSIONS
-from resflow.sources.items import as_image, item_names, split_item
 
 _Row = tuple[Sample, int, int]  # a sample that waits, its height and width
 
@@ -103,8 +103,8 @@ class BucketedStream(torch.utils.data.IterableDataset[StreamMessage]):
     """Wraps an iterable of samples and yields finished batches, each tagged with its worker.
 
     Samples are `Sample`s, webdataset's dicts, (image, target) or bare images, an image in any form that
-    `resflow.sources.items.as_image` takes. Before each pass the stream is told the epoch and the rank (`tell`). Passes
-    may overlap: each goes by what `start_at` said last before it began.
+    `resflow.sources.dataset_items.as_image` takes. Before each pass the stream is told the epoch and the rank (`tell`).
+    Passes may overlap: each goes by what `start_at` said last before it began.
 
     Args:
         stream: the samples of one epoch each time it is iterated over; where it is to be resumed, the same ones in the

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from resflow.sources.annotations.annotated import AnnotatedSource
     from resflow.sources.annotations.coco import Coco
+    from resflow.sources.annotations.lint import LintReport, Problem
     from resflow.sources.annotations.mask_folder import MaskFolder
     from resflow.sources.annotations.panoptic import CocoPanoptic
     from resflow.sources.annotations.voc import Voc
@@ -15,16 +16,15 @@ if TYPE_CHECKING:
     from resflow.sources.base import NO_TARGET, Pixels, Sample, Source
     from resflow.sources.class_folders import ClassFolderShards
     from resflow.sources.collate import collate_targets, emptied
-    from resflow.sources.dataset import DatasetSource
+    from resflow.sources.datasets import DatasetSource
     from resflow.sources.images import Images
     from resflow.sources.index_file import ShardIndex, build_index, write_index
     from resflow.sources.index_lookup import index_path, open_index
-    from resflow.sources.lint import LintReport, Problem
-    from resflow.sources.mixed import Mix
-    from resflow.sources.recognised import RecognisedSource, dataset_source, recognise
+    from resflow.sources.mix import Mix
     from resflow.sources.sharding import source_samples
     from resflow.sources.shards import ShardSource
     from resflow.sources.stream import ShardStream
+    from resflow.sources.torchvision_datasets import RecognisedSource, dataset_source, recognise
     from resflow.sources.writer import LabelledImages, class_folder_samples, labelled_files, write_shards
     from resflow.storage.store import Store
 
@@ -70,16 +70,16 @@ _HOME = {
     "ClassFolderShards": "class_folders",
     "Coco": "annotations.coco",
     "CocoPanoptic": "annotations.panoptic",
-    "DatasetSource": "dataset",
+    "DatasetSource": "datasets",
     "Images": "images",
     "LabelledImages": "writer",
-    "LintReport": "lint",
+    "LintReport": "annotations.lint",
     "MaskFolder": "annotations.mask_folder",
-    "Mix": "mixed",
+    "Mix": "mix",
     "NO_TARGET": "base",
     "Pixels": "base",
-    "Problem": "lint",
-    "RecognisedSource": "recognised",
+    "Problem": "annotations.lint",
+    "RecognisedSource": "torchvision_datasets",
     "Sample": "base",
     "ShardIndex": "index_file",
     "ShardSource": "shards",
@@ -90,12 +90,12 @@ _HOME = {
     "build_index": "index_file",
     "class_folder_samples": "writer",
     "collate_targets": "collate",
-    "dataset_source": "recognised",
+    "dataset_source": "torchvision_datasets",
     "emptied": "collate",
     "index_path": "index_lookup",
     "labelled_files": "writer",
     "open_index": "index_lookup",
-    "recognise": "recognised",
+    "recognise": "torchvision_datasets",
     "source_samples": "sharding",
     "write_index": "index_file",
     "write_shards": "writer",

@@ -13,10 +13,10 @@ import numpy.typing as npt
 from resflow.errors import ConfigError
 from resflow.sources.annotations.annotated import AnnotatedSource, Files, measured_sizes
 from resflow.sources.annotations.keep import kept_files
+from resflow.sources.annotations.lint import LintReport, check_on_error, settle
 from resflow.sources.base import NO_TARGET
 from resflow.sources.folders import image_files, unique_keys
 from resflow.sources.groups import IMAGE_EXTENSIONS
-from resflow.sources.lint import LintReport, check_on_error, settle
 from resflow.sources.paths import expanded
 from resflow.sources.writer import LabelledImages, class_folder_samples, labelled_by_name
 

@@ -23,8 +23,8 @@ from resflow.errors import ConfigError, IndexFileError, SampleError, ShardError,
 from resflow.plan.index import Index
 from resflow.sources.arrow_file import write_arrow
 from resflow.sources.groups import Remark, Remarks, read_remarks
+from resflow.sources.index_build import ShardScan, scan_shard
 from resflow.sources.paths import Shards, quoted, shard_paths, shard_sizes, shell_words
-from resflow.sources.scan import ShardScan, scan_shard
 from resflow.sources.tar import MAX_MEMBER_BYTES, check_limit
 
 VERSION = 1
@@ -60,7 +60,7 @@ class ShardIndex:
         shards: path of each shard.
         shard_sizes: bytes of each shard.
         path: the file this was opened from, if any.
-        digests: of each shard (`scan.digest_of`), by which it is known again under another name; none in old files.
+        digests: of each shard (`index_build.digest_of`), by which it is known again when renamed; none in old files.
         parts: the indexes this was put together from, each with its first shard and the one after its last.
         remarks: what was noticed about the shards' members, by kind (`groups.Remarks.found`); of a whole index alone.
     """

@@ -16,9 +16,9 @@ import numpy as np
 import pyarrow as pa
 
 from resflow.errors import IndexFileError
+from resflow.sources.index_build import digest_of
 from resflow.sources.index_file import ShardIndex, from_columns, listed_shards, open_index_file
 from resflow.sources.paths import Shards, quoted, shard_paths, shard_sizes, shell_words
-from resflow.sources.scan import digest_of
 
 _LOG = logging.getLogger("resflow")
 SUFFIX = ".index.arrow"

@@ -1,4 +1,4 @@
-"""How a dataset lies on disk, told from its folders and files."""
+"""How a dataset lies on disk, told from its folders and files, and the source that reads it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from resflow.errors import ConfigError
+from resflow.sources.base import Source
 from resflow.sources.groups import IMAGE_EXTENSIONS
+from resflow.sources.shards import ShardSource
 
 ANNOTATED = ("coco", "voc", "yolo", "masks")
 """Layouts with annotations, each of which has a source of its own."""
@@ -120,3 +122,36 @@ def _holds(folder: Path, extensions: Sequence[str]) -> bool:
 
 def _ends(name: str, extensions: Sequence[str]) -> bool:
     return name.rpartition(".")[2].lower() in extensions
+
+
+_SOURCES = {"coco": "Coco", "voc": "Voc", "yolo": "Yolo", "masks": "MaskFolder"}
+
+
+def open_named(names: str | Path | Sequence[str | Path], *, on_error: str = "raise") -> Source:
+    """Shards, or image files, by the paths they are named by.
+
+    Args:
+        names: of indexed shards, as `ShardSource` takes them; or a folder of images or paths of them, as `Images` does.
+        on_error: of `Images`.
+
+    Returns:
+        The source.
+
+    Raises:
+        ConfigError: nothing is there, or a dataset with annotations, which has a source of its own.
+        ShardError: shards are missing; IndexFileError where they have no index.
+    """
+    parts = [str(name) for name in ([names] if isinstance(names, str | Path) else names)]
+    layout = guess_layout(parts)
+    if layout.form in ANNOTATED:
+        source = _SOURCES[layout.form]
+        call = f"{source}.from_yaml" if layout.places[0].endswith((".yaml", ".yml")) else source
+        raise ConfigError(
+            f"{parts[0]} has annotations ({layout.form}), which a path alone does not read. Pass their source as the "
+            f"dataset: rf.sources.{call}({', '.join(map(repr, layout.places))})"
+        )
+    if layout.form == "images":
+        from resflow.sources.images import Images  # with webdataset, which shards do not need
+
+        return Images(names, on_error=on_error)
+    return ShardSource(names)

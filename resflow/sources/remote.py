@@ -19,19 +19,19 @@ import numpy as np
 import numpy.typing as npt
 
 from resflow.errors import ConfigError, IndexFileError, ShardError
+from resflow.sources.byte_ranges import Run
 from resflow.sources.index_file import open_index_file
 from resflow.sources.index_lookup import index_name, old_index_name
 from resflow.sources.paths import Shards
-from resflow.sources.pieces import Run
 from resflow.sources.shards import ShardSource
 from resflow.sources.stream import stream_names
 from resflow.sources.tar import MAX_MEMBER_BYTES
 from resflow.sources.tiers import Tiers, open_tiers, tiers_path
 from resflow.storage.addresses import shown, split_query
 from resflow.storage.cache import ShardCache
+from resflow.storage.download import BackgroundDownloads
+from resflow.storage.etags import FirstEtags
 from resflow.storage.fetch import Fetcher
-from resflow.storage.filling import Filler
-from resflow.storage.pins import Pins
 from resflow.storage.store import Store
 
 _COMMAND = "resflow index where the shards lie, and copy the index beside them"
@@ -139,7 +139,7 @@ class RemoteShardSource(ShardSource):
                 shard=shown(url),
             )
         self._cache = None if self.store.cache is None else ShardCache(Path(self.store.cache), self.store.cache_bytes)
-        self._fetcher = Fetcher(self.store, Pins(folder))
+        self._fetcher = Fetcher(self.store, FirstEtags(folder))
         super().__init__(found, max_member_bytes=max_member_bytes)
 
     def names(self, sample_ids: npt.NDArray[np.int64]) -> list[tuple[str, str]]:
@@ -201,7 +201,7 @@ class RemoteShardSource(ShardSource):
     def _reset(self) -> None:
         super()._reset()
         self._pool: ThreadPoolExecutor | None = None
-        self._filler: Filler | None = None
+        self._filler: BackgroundDownloads | None = None
         self._kept: OrderedDict[int, _Kept] = OrderedDict()
         self._chosen = np.zeros(0, np.bool_)
 
@@ -212,7 +212,7 @@ class RemoteShardSource(ShardSource):
             if self._pool is None:
                 self._pool = ThreadPoolExecutor(self.store.connections, thread_name_prefix="resflow-store")
             if self._cache is not None and self._filler is None:
-                self._filler = Filler(self._fetcher, self._cache)
+                self._filler = BackgroundDownloads(self._fetcher, self._cache)
         waiting = [self._pool.submit(self._run, run) for run in runs]
         try:
             for read in waiting:

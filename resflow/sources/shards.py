@@ -16,11 +16,11 @@ from resflow.errors import ConfigError, ShardError
 from resflow.plan.index import Index
 from resflow.plan.tiers import ORIGINAL
 from resflow.sources.base import Sample
+from resflow.sources.byte_ranges import AFTER, BEFORE, TIER, WHOLE, Pieces, Run, joined, parts_of_samples, whole_samples
 from resflow.sources.groups import IMAGE_EXTENSIONS, split_name
 from resflow.sources.index_file import ShardIndex
 from resflow.sources.index_lookup import open_index
 from resflow.sources.paths import Shards, shell_words
-from resflow.sources.pieces import AFTER, BEFORE, TIER, WHOLE, Pieces, Run, joined, parts_of_samples, whole_samples
 from resflow.sources.tar import MAX_MEMBER_BYTES, Member, Read, check_limit, read_members, too_large
 from resflow.sources.tiers import Tiers, open_tiers
 from resflow.storage.addresses import is_remote

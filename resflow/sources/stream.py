@@ -29,8 +29,8 @@ from resflow.sources.paths import Shards, shard_paths
 from resflow.sources.tar import MAX_MEMBER_BYTES, Member, check_limit, read_members, too_large
 from resflow.storage.addresses import identity, is_remote, shown
 from resflow.storage.cache import ShardCache
+from resflow.storage.download import download_now
 from resflow.storage.fetch import CHUNK, Fetcher, RemoteFile
-from resflow.storage.filling import bring
 from resflow.storage.store import Store
 from resflow.world import current_world
 
@@ -328,7 +328,7 @@ def _open(shard: str, fetcher: Fetcher) -> _Open:
         return _LocalFile(shard, shard)
     store = fetcher.store
     if store.cache is not None:
-        kept = bring(fetcher, ShardCache(Path(store.cache), store.cache_bytes), shard)
+        kept = download_now(fetcher, ShardCache(Path(store.cache), store.cache_bytes), shard)
         if kept is not None:
             return _LocalFile(kept, shown(shard))
     return RemoteFile(fetcher, shard)

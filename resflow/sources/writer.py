@@ -15,9 +15,9 @@ from typing import IO, Any
 import webdataset
 
 from resflow.errors import ConfigError, SampleError
-from resflow.sources.files import read_file
 from resflow.sources.folders import check_files, check_keys, existing_folder, image_files, unique_keys, utf8
 from resflow.sources.groups import IMAGE_EXTENSIONS, is_key
+from resflow.sources.image_files import read_file
 
 
 def write_shards(

@@ -10,9 +10,9 @@ import weakref
 
 from resflow.errors import StoreError
 from resflow.storage.addresses import shown
+from resflow.storage.etags import FirstEtags
 from resflow.storage.fsspec_store import FsspecTransport
 from resflow.storage.http_store import HttpTransport
-from resflow.storage.pins import Pins
 from resflow.storage.store import Store
 from resflow.storage.transport import Answer, GiveUp, Stamp, Transport, TryAgain
 
@@ -30,11 +30,11 @@ class Fetcher:
 
     Args:
         store: how.
-        pins: the states of files as they were first seen; default: what this object saw.
+        etags: the states of files as they were first seen; default: what this object saw.
     """
 
-    def __init__(self, store: Store, pins: Pins | None = None) -> None:
-        self.store, self._pins = store, pins or Pins()
+    def __init__(self, store: Store, etags: FirstEtags | None = None) -> None:
+        self.store, self._etags = store, etags or FirstEtags()
         self._reset()
 
     def read(self, url: str, start: int, end: int, *, size: int | None = None) -> bytes:
@@ -101,7 +101,7 @@ class Fetcher:
         """Refuse a file that is not what it was; GiveUp."""
         if size is not None and stamp.size is not None and stamp.size != size:
             raise GiveUp(f"has {stamp.size} bytes, {size} when it was indexed: the shard changed", _CHANGED)
-        first = self._pins.first(url, stamp.etag) if stamp.etag is not None and self.store.check_etag else stamp.etag
+        first = self._etags.first(url, stamp.etag) if stamp.etag is not None and self.store.check_etag else stamp.etag
         if first != stamp.etag:
             raise GiveUp(
                 f"its ETag is {stamp.etag}, {first} when it was first read: the shard changed",
@@ -135,11 +135,11 @@ class Fetcher:
                 _INHERITED.append(transport)
         self._reset()
 
-    def __getstate__(self) -> tuple[Store, Pins]:
-        return self.store, self._pins
+    def __getstate__(self) -> tuple[Store, FirstEtags]:
+        return self.store, self._etags
 
-    def __setstate__(self, state: tuple[Store, Pins]) -> None:
-        self.store, self._pins = state
+    def __setstate__(self, state: tuple[Store, FirstEtags]) -> None:
+        self.store, self._etags = state
         self._reset()
 
 

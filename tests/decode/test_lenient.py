@@ -25,7 +25,7 @@ from resflow.errors import ConfigError, DecodeError, ResflowError
 from resflow.geometry import Geometry
 from resflow.images import find_header, read_header, whole_header
 from resflow.sources import ShardSource, build_index, dataset_source
-from resflow.sources.stored import stored_image, stored_size
+from resflow.sources.image_files import stored_image, stored_size
 from tests.decode.samples import encode, formats, jpeg, picture, png16
 
 Pixels = npt.NDArray[np.uint8]

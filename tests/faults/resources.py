@@ -31,7 +31,7 @@ import resflow.decode.turbo  # once, before workers are forked
 from resflow.errors import ResflowError
 from resflow.session.workers import drop_shared_memory
 from resflow.sources import build_index, index_path, write_index, write_shards
-from resflow.sources.sizes import find_sizes
+from resflow.sources.dataset_sizes import find_sizes
 from resflow.sources.tier_writer import make_tiers
 from resflow.storage.cache import ShardCache
 from resflow.storage.transport import Stamp

@@ -21,7 +21,7 @@ from resflow.config import MAX_NODES
 from resflow.errors import ConfigError, HeaderError, IndexFileError, ShardError, StateError, TargetError
 from resflow.images import read_header, whole_header
 from resflow.sources import Coco, Yolo, build_index, index_path, open_index, write_index
-from resflow.sources.files import file_header, read_file
+from resflow.sources.image_files import file_header, read_file
 from resflow.targets import annotation_from_json
 from resflow.targets.label_maps import decode_label_map, place_label_maps
 from resflow.targets.options import Targets

@@ -16,9 +16,9 @@ import resflow as rf
 from resflow.cli.main import app
 from resflow.errors import ConfigError, ShardError
 from resflow.sources import ShardSource, build_index, class_folder_samples, dataset_source, labelled_files, write_shards
+from resflow.sources.dataset_sizes import find_sizes
 from resflow.sources.folders import check_keys, check_place, image_files, unique_keys
 from resflow.sources.images import Images
-from resflow.sources.sizes import find_sizes
 from tests.shards import jpeg
 
 

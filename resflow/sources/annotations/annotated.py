@@ -12,11 +12,10 @@ import numpy.typing as npt
 
 from resflow.errors import ConfigError, HeaderError, SampleError, ShardError
 from resflow.plan.index import Index
+from resflow.sources.annotations.lint import LintReport, Problem
 from resflow.sources.base import Pixels, Sample
-from resflow.sources.dataset import hash_of, placeless_index
-from resflow.sources.files import file_header, read_file, read_files_ahead
-from resflow.sources.lint import LintReport, Problem
-from resflow.sources.stored import stored_image, turned_size
+from resflow.sources.datasets import hash_of, placeless_index
+from resflow.sources.image_files import file_header, read_file, read_files_ahead, stored_image, turned_size
 
 _THREADS = 8  # that read headers; they wait for the disk more than they work
 _CHUNK = 256  # images a task

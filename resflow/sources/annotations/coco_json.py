@@ -14,8 +14,8 @@ import numpy.typing as npt
 
 from resflow.errors import ConfigError
 from resflow.sources.annotations.annotated import Files, measured_sizes
+from resflow.sources.annotations.lint import Problem
 from resflow.sources.annotations.turned import Turned, Upright, is_upright, size_problem
-from resflow.sources.lint import Problem
 
 _PARTS = ("images", "annotations", "categories")
 

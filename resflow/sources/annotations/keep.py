@@ -10,10 +10,10 @@ import numpy.typing as npt
 
 from resflow.errors import ConfigError
 from resflow.sources.annotations.annotated import Files
+from resflow.sources.annotations.lint import LintReport, Problem, settle
 from resflow.sources.annotations.object_checks import checked_objects
 from resflow.sources.annotations.objects import Found, Objects, kept_objects
 from resflow.sources.annotations.turned import Turned
-from resflow.sources.lint import LintReport, Problem, settle
 from resflow.targets.boxes import check_pixels
 from resflow.targets.mirror import KeypointPairs, as_pairs, mirrored_pairs
 

@@ -14,11 +14,11 @@ import numpy.typing as npt
 from resflow.errors import ConfigError, HeaderError, ShardError, TargetError
 from resflow.sources.annotations.annotated import AnnotatedSource, Files, measured_sizes, numbered_classes
 from resflow.sources.annotations.keep import kept_files
+from resflow.sources.annotations.lint import LintReport, Problem, check_on_error, settle
+from resflow.sources.annotations.text_files import listed_names
 from resflow.sources.annotations.turned import Turned, Upright, is_upright
-from resflow.sources.files import file_header, read_file
 from resflow.sources.folders import existing_folder, files_by_stem, image_files
-from resflow.sources.lint import LintReport, Problem, check_on_error, settle
-from resflow.sources.text_files import listed_names
+from resflow.sources.image_files import file_header, read_file
 from resflow.targets.label_maps import decode_label_map
 from resflow.targets.types import LabelMap
 from resflow.targets.values import VOID, checked_values, renumbered

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from resflow.sources.annotations.lint import OVERHANG, Problem
 from resflow.sources.annotations.objects import Found
 from resflow.sources.annotations.run_lengths import compressed_counts
-from resflow.sources.lint import OVERHANG, Problem
 
 _FAR = 9  # sides of the image that a polygon may lie away where it is cut at the border
 

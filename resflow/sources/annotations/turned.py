@@ -12,8 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from resflow.errors import ConfigError
+from resflow.sources.annotations.lint import OVERHANG
 from resflow.sources.annotations.objects import Found
-from resflow.sources.lint import OVERHANG
 
 _LOG = logging.getLogger("resflow")
 

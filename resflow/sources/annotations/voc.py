@@ -13,11 +13,11 @@ import numpy as np
 from resflow.errors import ConfigError
 from resflow.sources.annotations.annotated import AnnotatedSource, Files, measured_sizes, numbered_classes
 from resflow.sources.annotations.keep import open_objects
+from resflow.sources.annotations.lint import Problem, check_on_error
 from resflow.sources.annotations.objects import Found
+from resflow.sources.annotations.text_files import decoded_text, listed_names
 from resflow.sources.annotations.turned import Turned, Upright, is_upright, size_problem
 from resflow.sources.folders import existing_folder, files_by_stem, image_files
-from resflow.sources.lint import Problem, check_on_error
-from resflow.sources.text_files import decoded_text, listed_names
 from resflow.targets.flags import read_flag
 
 _DIFFICULT = ("crowd", "keep", "drop")

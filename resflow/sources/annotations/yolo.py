@@ -14,12 +14,12 @@ import numpy as np
 from resflow.errors import ConfigError
 from resflow.sources.annotations.annotated import AnnotatedSource, Files, measured_sizes, numbered_classes
 from resflow.sources.annotations.keep import checked_pairs, open_objects
+from resflow.sources.annotations.lint import Problem, check_on_error
 from resflow.sources.annotations.objects import Found
+from resflow.sources.annotations.text_files import decoded_text
 from resflow.sources.annotations.turned import Turned, Upright, is_upright
 from resflow.sources.annotations.yolo_yaml import read_yolo_yaml
 from resflow.sources.folders import existing_folder, files_by_stem, image_files
-from resflow.sources.lint import Problem, check_on_error
-from resflow.sources.text_files import decoded_text
 from resflow.targets.mirror import KeypointPairs
 
 _LOG = logging.getLogger("resflow")

@@ -1,4 +1,4 @@
-"""Shards on their way into the cache: at once, or beside the reads that need them."""
+"""Downloads of shards into the cache: at once, or beside the reads that need them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from resflow.storage.fetch import CHUNK, Fetcher, RemoteFile
 from resflow.storage.transport import Stamp
 
 
-def bring(fetcher: Fetcher, cache: ShardCache, url: str, size: int | None = None) -> int | None:
+def download_now(fetcher: Fetcher, cache: ShardCache, url: str, size: int | None = None) -> int | None:
     """A descriptor of a shard in the cache, downloaded now if need be; None where the cache does not take it.
 
     Args:
@@ -31,7 +31,7 @@ def bring(fetcher: Fetcher, cache: ShardCache, url: str, size: int | None = None
     return descriptor
 
 
-class Filler:
+class BackgroundDownloads:
     """Brings the shards that reads asked for into the cache, one after the other, in a thread of its own.
 
     Args:
@@ -98,7 +98,7 @@ class Filler:
 
 
 class _Stopped(Exception):
-    """The filler was closed in the middle of a shard."""
+    """It was closed in the middle of a shard."""
 
 
 def _content(fetcher: Fetcher, url: str, size: int | None, stop: threading.Event) -> Iterator[bytes]:

@@ -21,8 +21,7 @@ from resflow.decode.pillow import decode_rgb
 from resflow.errors import ConfigError, DecodeError, HeaderError, ShardError
 from resflow.images import read_header
 from resflow.sources import DatasetSource, RecognisedSource, Source, dataset_source, recognise
-from resflow.sources.files import common_folder
-from resflow.sources.stored import stored_image, stored_size, without_metadata
+from resflow.sources.image_files import common_folder, stored_image, stored_size, without_metadata
 
 DATA = Path(os.environ.get("RESFLOW_TEST_DATA", Path(__file__).parents[3] / "shared" / "data"))
 

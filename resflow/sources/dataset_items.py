@@ -15,7 +15,7 @@ from resflow.errors import ConfigError, HeaderError
 from resflow.images import whole_header
 from resflow.images.pillow import rgb_pixels
 from resflow.sources.base import NO_TARGET, Pixels
-from resflow.sources.files import file_header, read_file
+from resflow.sources.image_files import file_header, read_file
 
 IMAGE_KEYS = ("image", "img", "pixel_values", "jpg", "jpeg", "png", "webp")
 """Where a dataset's items are dicts, the names under which their image may lie."""

@@ -13,8 +13,8 @@ import torch
 
 import resflow as rf
 from resflow.errors import ConfigError
-from resflow.sources import sizes as measuring
-from resflow.sources.recognised import dataset_source
+from resflow.sources import dataset_sizes as measuring
+from resflow.sources.torchvision_datasets import dataset_source
 
 COUNT = 75
 

@@ -21,7 +21,7 @@ from torchvision import tv_tensors
 
 from resflow.errors import ConfigError, HeaderError, ShardError
 from resflow.sources import NO_TARGET, DatasetSource, Source, dataset_source
-from resflow.sources.items import IMAGE_KEYS, as_image, split_item
+from resflow.sources.dataset_items import IMAGE_KEYS, as_image, split_item
 
 SIZES = [(4, 6), (9, 2), (1, 1), (7, 7), (3, 12)]
 

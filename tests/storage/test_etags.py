@@ -8,17 +8,17 @@ from types import SimpleNamespace
 
 import pytest
 
-from resflow.storage import pins
-from resflow.storage.pins import Pins
+from resflow.storage import etags
+from resflow.storage.etags import FirstEtags
 
 
 def first_ones(folder: Path, threads: int = 8, rounds: int = 200) -> set[str]:
-    """What threads, each with pins of its own as a process has, take for the first state of one file."""
+    """What threads, each with notes of its own as a process has, take for the first state of one file."""
     found: set[str] = set()
     with ThreadPoolExecutor(threads) as pool:
         for number in range(rounds):
             url = f"https://store/{number}.tar"
-            found.update(pool.map(lambda _, url=url: Pins(folder).first(url, "the tag"), range(threads)))
+            found.update(pool.map(lambda _, url=url: FirstEtags(folder).first(url, "the tag"), range(threads)))
     return found
 
 
@@ -27,7 +27,7 @@ def test_many_readers_agree_on_the_first_state(tmp_path: Path) -> None:
 
 
 def test_planted_fault_drafts_shared_by_threads_are_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pins, "threading", SimpleNamespace(get_ident=lambda: 0))
+    monkeypatch.setattr(etags, "threading", SimpleNamespace(get_ident=lambda: 0))
     found: set[str] = set()
     for number in range(20):
         (tmp_path / str(number)).mkdir()
@@ -36,6 +36,6 @@ def test_planted_fault_drafts_shared_by_threads_are_seen(tmp_path: Path, monkeyp
 
 
 def test_the_first_state_stays(tmp_path: Path) -> None:
-    assert Pins(tmp_path).first("https://store/a.tar", "old") == "old"
-    assert Pins(tmp_path).first("https://store/a.tar", "new") == "old"
-    assert Pins().first("https://store/a.tar", "new") == "new"
+    assert FirstEtags(tmp_path).first("https://store/a.tar", "old") == "old"
+    assert FirstEtags(tmp_path).first("https://store/a.tar", "new") == "old"
+    assert FirstEtags().first("https://store/a.tar", "new") == "new"

@@ -13,9 +13,9 @@ from resflow.errors import ConfigError
 from resflow.plan.index import Index
 from resflow.plan.mixture import Mixture
 from resflow.sources.base import Sample, Source
-from resflow.sources.dataset import hash_of
-from resflow.sources.recognised import dataset_source
+from resflow.sources.datasets import hash_of
 from resflow.sources.shards import ShardSource
+from resflow.sources.torchvision_datasets import dataset_source
 
 
 class Mix:

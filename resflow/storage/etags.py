@@ -11,7 +11,7 @@ from pathlib import Path
 from resflow.storage.addresses import identity
 
 
-class Pins:
+class FirstEtags:
     """First ETags by file.
 
     Args:
