@@ -9,10 +9,11 @@ demo: $(READY)  ## Draw a dataset, index, plan, train, evaluate; DATA=folder (PA
 	$(BIN)/resflow demo $(if $(DATA),--data "$(DATA)") $(if $(PATTERN),--label-pattern '$(PATTERN)') $(DEMO_FLAGS)
 
 test: $(READY)  ## The tests that pass anywhere, in minutes
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	@# One thread for each of two processes: more of them only wait for each other, at the cost of half the time.
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
-test-slow: $(READY)  ## The tests that take minutes each
-	$(BIN)/python -m pytest -m slow --timeout 1800
+test-slow: $(READY)  ## The tests that take minutes each, and rehearsals of benchmarks; SLOW="tests/docs ..." for some folders' alone
+	$(BIN)/python -m pytest -m slow --timeout 1800 $(SLOW)
 
 test-gpu: $(READY)  ## The tests that need a CUDA device
 	$(BIN)/python -m pytest -m gpu --timeout 600

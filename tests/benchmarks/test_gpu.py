@@ -15,6 +15,7 @@ import torch
 _BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
 
+@pytest.mark.slow
 def test_the_rehearsal_measures_every_row(tmp_path: Path) -> None:
     command = [sys.executable, str(_BENCHMARKS / "gpu.py"), "--rehearsal", "--json", str(tmp_path / "gpu.json")]
     done = subprocess.run(command, capture_output=True, text=True, check=False)

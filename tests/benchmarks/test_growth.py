@@ -20,6 +20,7 @@ def growth(monkeypatch: pytest.MonkeyPatch) -> Any:
     return importlib.import_module("growth")
 
 
+@pytest.mark.slow
 def test_it_measures_and_judges(tmp_path: Path) -> None:
     command = [sys.executable, str(_BENCHMARKS / "growth.py"), "--quick", "--cache", str(tmp_path / "cache")]
     done = subprocess.run([*command, "--json", str(tmp_path / "growth.json")], capture_output=True, text=True)

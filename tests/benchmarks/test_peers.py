@@ -21,6 +21,7 @@ def load(monkeypatch: pytest.MonkeyPatch) -> Any:
     return lambda name: importlib.import_module(f"contestants.{name}")
 
 
+@pytest.mark.slow
 def test_two_contestants_run_in_turn_and_the_results_are_written(tmp_path: Path) -> None:
     chosen = ["decode-full", "resflow-tiers"]
     command = [sys.executable, str(_BENCHMARKS / "peers.py"), "--quick", "--contestants", *chosen]

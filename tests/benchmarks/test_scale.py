@@ -7,9 +7,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 _BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
 
+@pytest.mark.slow
 def test_it_measures_computes_and_cleans_up(tmp_path: Path) -> None:
     command = [sys.executable, str(_BENCHMARKS / "scale.py"), "--samples", "50000", "--ranks", "8", "--hosts", "4"]
     command += ["--plan-for", "9000000", "--folder", str(tmp_path), "--json", str(tmp_path / "scale.json")]

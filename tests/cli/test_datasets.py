@@ -55,6 +55,15 @@ def call(capsys: pytest.CaptureFixture[str], *words: object) -> tuple[int, str, 
     return (code, *capsys.readouterr())
 
 
+def typed(capsys: pytest.CaptureFixture[str], line: str, code: int = 0) -> tuple[str, str]:
+    """Stdout and stderr of a line that a shell expands and this process runs."""
+    expand = f"resflow() {{ printf '%s\\0' \"$@\"; }}; {line}"
+    words = subprocess.run([BASH, "-c", expand], capture_output=True, text=True, check=True).stdout.split("\0")
+    found, out, err = call(capsys, *words[:-1])
+    assert found == code, (line, out, err)
+    return out, err
+
+
 def told(capsys: pytest.CaptureFixture[str], *words: object) -> Any:
     code, out, err = call(capsys, *words, "--json")
     assert code == 0, err
@@ -100,17 +109,17 @@ def test_each_command_takes_each_spelling(shards: Path, capsys: pytest.CaptureFi
     assert told(capsys, "info", *places[:1])["images"] in (60, len(rf.sources.ShardSource(places[0])))
 
 
-def test_what_the_shell_expands_is_taken(shards: Path) -> None:
+def test_what_the_shell_expands_is_taken(shards: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = shards.parent
     for path in shards.glob("*.arrow"):
         path.unlink()
     assert "60 images in 3 shards" in shell("resflow index shards/*.tar", folder).stdout
     names = ",".join(path.stem for path in sorted(shards.glob("*.tar")))
-    assert "60 images in 3 shards" in shell(f"resflow info shards/{{{names}}}.tar", folder).stdout
-    assert "60 images" in shell("resflow plan small.yaml --data shards/*.tar", folder).stdout
+    assert "60 images in 3 shards" in typed(capsys, f"resflow info shards/{{{names}}}.tar")[0]
+    assert "60 images" in typed(capsys, "resflow plan small.yaml --data shards/*.tar")[0]
 
 
-def test_the_command_that_a_missing_index_proposes_runs(shards: Path) -> None:
+def test_the_command_that_a_missing_index_proposes_runs(shards: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (shards.parent / "with space").mkdir()
     for path in shards.glob("*.tar"):
         shutil.copy(path, shards.parent / "with space")
@@ -121,11 +130,11 @@ def test_the_command_that_a_missing_index_proposes_runs(shards: Path) -> None:
     for places in ("shards", "shards/*.tar", '"shards/*.tar"', "'with space'/*", some, "other/x{0..4}.tar"):
         for path in shards.parent.glob("*/*.arrow"):
             path.unlink()
-        failed = shell(f"resflow info {places}", shards.parent, 1)
-        command = failed.stderr.rpartition("Run: ")[2].strip()
+        _, failed = typed(capsys, f"resflow info {places}", 1)
+        command = failed.rpartition("Run: ")[2].strip()
         assert "..." not in command
-        shell(command, shards.parent)
-        shell(f"resflow info {places}", shards.parent)
+        typed(capsys, command)
+        typed(capsys, f"resflow info {places}")
 
 
 def test_missing_shards_are_no_missing_index(shards: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -210,7 +219,7 @@ def test_folders_of_images_become_shards(photos: Path, capsys: pytest.CaptureFix
     ):
         code, _, err = call(capsys, *words)
         assert (code, "images, not shards" in err) == (1, True)
-    shell(err.rpartition("their index: ")[2].strip(), photos)  # it runs as printed
+    typed(capsys, err.rpartition("their index: ")[2].strip())  # it runs as printed
     assert told(capsys, "info", "shards")["images"] == 12
     code, _, err = call(capsys, "shard", "photos", "out0")
     assert code == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import sys
@@ -240,28 +241,25 @@ def test_wrong_use(
     assert run(monkeypatch, "a", "b") == 1
 
 
-def test_a_bar_shows_on_a_terminal_once_it_takes_time(tmp_path: Path) -> None:
+def test_a_bar_shows_on_a_terminal_once_it_takes_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     import os
     import pty
-    import subprocess
 
     images, path = coco_set(tmp_path)
     for patience, expected in ((0.0, True), (100.0, False)):
+        monkeypatch.setattr("resflow.progress.PATIENCE", patience)
+        out = str(tmp_path / str(patience))
+        monkeypatch.setattr(sys, "argv", ["resflow", "shard", "--format", "coco", str(images), str(path), out])
         main_end, terminal = pty.openpty()
-        program = (
-            "import sys, resflow.progress as bars; from resflow.cli.main import main\n"
-            "bars.PATIENCE = float(sys.argv[1]); sys.argv[1:] = ['shard', *sys.argv[2:]]; main()"
-        )
-        arguments = ["--format", "coco", str(images), str(path), str(tmp_path / str(patience))]
-        result = subprocess.run(
-            [sys.executable, "-c", program, str(patience), *arguments],
-            stdout=subprocess.PIPE,
-            stderr=terminal,
-            check=True,
-        )
-        os.write(terminal, b"end")
-        os.close(terminal)
-        shown = os.read(main_end, 100_000)
+        with os.fdopen(terminal, "w") as written, monkeypatch.context() as patched:
+            patched.setattr(sys, "stderr", written)
+            with contextlib.suppress(SystemExit):
+                main()
+            written.write("end")
+            written.flush()
+            shown = os.read(main_end, 100_000)
         os.close(main_end)
         assert (b"writing" in shown) is expected
-        assert result.stdout.startswith(b"3 images in 1 shard (")
+        assert capsys.readouterr().out.startswith("3 images in 1 shard (")

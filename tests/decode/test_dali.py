@@ -100,10 +100,9 @@ def test_a_share_is_a_share(share: float) -> None:
         DaliDecoder(hardware_load=share)
 
 
-@pytest.mark.parametrize("how", ["collected", "closed", "closed before"])
-def test_a_forked_process_leaves_the_parents_pipelines_alone(how: str) -> None:
+def test_a_forked_process_leaves_the_parents_pipelines_alone() -> None:
     """Run in a program of its own, which forks after DALI's threads have started; a hang is a failure."""
-    program = textwrap.dedent(f"""
+    program = textwrap.dedent("""
         import gc, os, time
         import numpy as np
         from resflow.decode import open_engine
@@ -113,34 +112,40 @@ def test_a_forked_process_leaves_the_parents_pipelines_alone(how: str) -> None:
         class Cycle:
             pass
 
-        gc.disable()
-        cycle = Cycle()
-        cycle.itself = cycle
-        cycle.engine = open_engine("dali", device="cpu", fill=(0, 0, 0), threads=2, max_batch=4)
-        where = Geometry(np.tile(np.eye(3), (4, 1, 1)), np.full((4, 2), (40, 50), np.int32), (40, 50))
-        cycle.engine.decode([samples.jpeg(40, 50, 0)] * 4, where)
-        engine = cycle.engine if {how!r} == "closed" else None
-        if {how!r} == "closed before":
-            cycle.engine.close()  # DALI's pipelines are cycles themselves
-        del cycle
-        child = os.fork()
-        if not child:
-            if engine is not None:
-                engine.close()
-                del engine
+        def forked(how):
+            cycle = Cycle()
+            cycle.itself = cycle
+            cycle.engine = open_engine("dali", device="cpu", fill=(0, 0, 0), threads=2, max_batch=4)
+            where = Geometry(np.tile(np.eye(3), (4, 1, 1)), np.full((4, 2), (40, 50), np.int32), (40, 50))
+            cycle.engine.decode([samples.jpeg(40, 50, 0)] * 4, where)
+            engine = cycle.engine if how == "closed" else None
+            if how == "closed before":
+                cycle.engine.close()  # DALI's pipelines are cycles themselves
+            del cycle
+            child = os.fork()
+            if not child:
+                if engine is not None:
+                    engine.close()
+                    del engine
+                gc.collect()
+                os._exit(0)
+            for _ in range(200):
+                ended, status = os.waitpid(child, os.WNOHANG)
+                if ended:
+                    break
+                time.sleep(0.05)
+            else:
+                os.kill(child, 9)
+                status = "hangs"
+            print(how, status)
+
+        for how in ("collected", "closed", "closed before"):
+            gc.disable()
+            forked(how)
+            gc.enable()
             gc.collect()
-            os._exit(0)
-        for _ in range(200):
-            ended, status = os.waitpid(child, os.WNOHANG)
-            if ended:
-                break
-            time.sleep(0.05)
-        else:
-            os.kill(child, 9)
-            status = "hangs"
-        print(status)
         """)
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=False, cwd=Path(__file__).parents[2]
     )
-    assert done.stdout == "0\n", done.stderr
+    assert done.stdout == "collected 0\nclosed 0\nclosed before 0\n", done.stderr

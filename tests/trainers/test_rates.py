@@ -13,7 +13,7 @@ from tests.trainers.ranks import in_ranks
 pytest.importorskip("accelerate", reason="accelerate is not installed: pip install 'resflow[trainers]'")
 pytest.importorskip("transformers", reason="transformers is not installed: pip install 'resflow[trainers]'")
 
-JOBS = [("cv_example", 1), ("cv_example", 2), ("cv_example", 4), ("diffusers", 4), ("accumulating", 2)]
+JOBS = [("cv_example", 1), ("diffusers", 4), ("accumulating", 2)]
 JOBS += [("prepared_first", 2), ("split_batches", 2), ("trainer", 2)]
 REST = [
     (habit, size)
