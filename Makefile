@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test test-slow test-gpu fuzz sanitize lint docs bench bench-peers bench-gpu native setup clean
+.PHONY: demo test test-slow test-gpu fuzz sanitize test-versions lint docs bench bench-peers bench-gpu native setup clean
 
 demo: $(READY)  ## Draw a dataset, index, plan, train, evaluate; DATA=folder (PATTERN=regex) for your own images
 	$(BIN)/resflow demo $(if $(DATA),--data "$(DATA)") $(if $(PATTERN),--label-pattern '$(PATTERN)') $(DEMO_FLAGS)
@@ -17,6 +17,9 @@ test-slow: $(READY)  ## The tests that take minutes each, and rehearsals of benc
 
 test-gpu: $(READY)  ## The tests that need a CUDA device
 	$(BIN)/python -m pytest -m gpu --timeout 600
+
+test-versions: $(READY)  ## Part of the tests with the oldest and the newest dependencies, on each Python to be had
+	$(BIN)/python .ci/versions.py $(VERSIONS_FLAGS)
 
 fuzz: $(READY)  ## Fuzz what reads bytes of others; FUZZ_SECONDS=60 for each of FUZZ_TARGETS="tar header ..."
 	@$$(command -v uv || echo $(BIN)/uv) pip install --quiet --python $(BIN)/python --constraint constraints.txt atheris

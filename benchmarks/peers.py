@@ -23,8 +23,9 @@ of the warm pass to the end of the last, so the start of later passes counts. Fi
   pass has ended and every second while time counts. Own: without pages that files back (libraries, mapped data).
 
 `resflow-tiers` reads shards with smaller copies of the images beside them, which no other does: Resflow
-on images as they are is `resflow-threads` and `resflow-workers`. `decode-full` and `decode-scaled` are limits, not
-loaders: libjpeg-turbo in as many threads, its pixels thrown away.
+on images as they are is `resflow-threads` and `resflow-workers`. `decode-full`, `decode-scaled` and `decode-crop` are
+limits, not loaders: libjpeg-turbo in as many threads, its pixels thrown away; `decode-crop` decodes the drawn windows
+and resizes them, in C.
 """
 
 from __future__ import annotations

@@ -69,7 +69,10 @@ def __getattr__(name: str) -> object:
     if name in _MODULES:
         return importlib.import_module(f"resflow.{name}")
     if name in _HOME:
-        return getattr(importlib.import_module(_HOME[name]), name)
+        from resflow.extras import needed_for
+
+        with needed_for(f"rf.{name} needs"):
+            return getattr(importlib.import_module(_HOME[name]), name)
     raise AttributeError(f"module 'resflow' has no attribute {name!r}")
 
 

@@ -16,6 +16,7 @@ from resflow.augment.per_image_text import transform_text
 from resflow.config import Node, pipeline_file, read_fields
 from resflow.errors import ConfigError
 from resflow.evaluation import evaluation_fields
+from resflow.extras import needed_for
 from resflow.geometry import Fit, RandomResizedCrop, View
 from resflow.geometry.ramp import has_ramp, resolution_progress
 from resflow.normalize import Normalize
@@ -236,7 +237,8 @@ class Pipeline:
         Raises:
             ConfigError: a step that a pipeline cannot take; names it and the way out.
         """
-        from resflow.transform_fields import transform_fields  # with torchvision
+        with needed_for("Pipeline.from_transforms needs"):
+            from resflow.transform_fields import transform_fields  # with torchvision
 
         return cls(**transform_fields(transform, changes))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -16,7 +17,7 @@ _Item = TypeVar("_Item")
 
 @contextmanager
 def progress(what: str, total: int | None = None, *, unit: str = "images") -> Iterator[Callable[..., None]]:
-    """A bar on stderr, where that is a terminal.
+    """A bar on stderr, where that is a terminal and rich is installed.
 
     Args:
         what: what is done.
@@ -26,7 +27,7 @@ def progress(what: str, total: int | None = None, *, unit: str = "images") -> It
     Yields:
         A function that is told how many units are done, and how many there are if that was not known.
     """
-    if not sys.stderr.isatty():
+    if not sys.stderr.isatty() or importlib.util.find_spec("rich") is None:
         yield lambda done, total=None: None
         return
     bar, task = _bar(what, total, unit)

@@ -110,5 +110,13 @@ CONTESTANTS = {
             options={"scaled": True},
             peer=False,
         ),
+        Contestant(
+            "decode-crop",
+            "raw",
+            "limit: libjpeg-turbo decodes the window's rows and columns at the least DCT scale, C resizes them plainly",
+            system=("gcc", "libjpeg62-turbo-dev"),
+            options={"crop": True},
+            peer=False,
+        ),
     )
 }

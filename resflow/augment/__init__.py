@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING
 
+from resflow.extras import needed_for
+
 if TYPE_CHECKING:
     from resflow.augment.copy_paste import CopyPaste
     from resflow.augment.kornia import Augment
@@ -56,4 +58,5 @@ def __getattr__(name: str) -> object:
     """Load a public name when it is first asked for: Kornia takes seconds."""
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
+    with needed_for(f"augment.{name} needs"):
+        return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)

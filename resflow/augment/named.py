@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from resflow.errors import ConfigError
+from resflow.extras import needed_for
 from resflow.geometry.ramp import has_ramp
 
 _OWN = ("Mosaic", "MixUp", "CutMix", "CopyPaste", "RandomChoice")
@@ -26,7 +27,8 @@ def named_operation(name: str, fields: Mapping[str, Any]) -> Any:
     Raises:
         ConfigError: there is no augmentation of that name, or it refuses its arguments.
     """
-    import kornia.augmentation.auto
+    with needed_for(f"{name!r} in augment needs"):
+        import kornia.augmentation.auto
 
     import resflow.augment
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from resflow.errors import ConfigError
+from resflow.extras import needed_for
 
 _NESTED = "transforms"  # the argument of containers
 
@@ -48,7 +49,8 @@ def _found(name: str) -> type[Any]:
     if library not in ("", "albumentations"):
         raise ConfigError(f"there is no transform {name!r}: name one of torchvision's, or albumentations.NAME")
     try:
-        module = importlib.import_module(library or "torchvision.transforms.v2")
+        with needed_for(f"{name} in transforms needs"):
+            module = importlib.import_module(library or "torchvision.transforms.v2")
     except ImportError as error:
         raise ConfigError(
             f"{name} needs {library}, which cannot be imported ({error}): pip install {library}"

@@ -13,6 +13,7 @@ import typer
 from resflow.cli.dataset import AsJson, Dataset, plural, takes_dataset
 from resflow.cli.pipelines import PipelineName, TargetsOption, read_pipeline
 from resflow.errors import ConfigError
+from resflow.extras import needed_for
 from resflow.progress import progress
 
 if TYPE_CHECKING:
@@ -116,7 +117,9 @@ def merged(passes: Sequence[Stats]) -> Stats:
 def torch_transforms(pipeline: Pipeline) -> tuple[Any, str]:
     """What PyTorch users write for a pipeline like this one, and that in words: squares of as many pixels."""
     import torch
-    from torchvision.transforms import v2
+
+    with needed_for("PyTorch's DataLoader beside ours needs"):
+        from torchvision.transforms import v2
 
     from resflow.geometry.views import HorizontalFlip, RandomResizedCrop
 

@@ -41,6 +41,7 @@ def doctor(
 ) -> None:
     """Tell versions, devices, engines and image formats, what will be used and why, and the best number of workers."""
     told: dict[str, Any] = {"versions": _versions(), "machine": _machine(), "engines": _engines()}
+    told["kornia"] = _kornia()
     told["auto"] = _auto(told["engines"], told["machine"])
     told["formats"] = _formats({name for name, one in told["engines"].items() if one["there"]})
     told["calibration"] = _calibrated(told["engines"], seconds) if calibrate else None
@@ -97,6 +98,15 @@ def _engines() -> dict[str, dict[str, Any]]:
         except (ResflowError, ImportError, OSError) as error:
             found[name] = {"there": False, "why": str(error)}
     return found
+
+
+def _kornia() -> str | None:
+    """What Kornia does otherwise than is taken for granted here, "" if nothing; None without Kornia."""
+    try:
+        from resflow.augment.conventions import kornia_difference
+    except ModuleNotFoundError:
+        return None
+    return kornia_difference()
 
 
 def _auto(engines: Mapping[str, Any], machine: Mapping[str, Any]) -> dict[str, str]:
@@ -326,6 +336,9 @@ def _as_text(told: Mapping[str, Any]) -> str:
         "engines",
     ]
     lines += [f"  {name:<8}{'yes' if one['there'] else 'no: ' + one['why']}" for name, one in told["engines"].items()]
+    if told["kornia"] is not None:
+        works = f"WRONG: {told['kornia']}. Boxes would miss the pixels: install a Kornia that resflow[kornia] allows"
+        lines += ["kornia's coordinates", f"  {works if told['kornia'] else 'pixel centres, as expected'}"]
     lines += ['what engine="auto" takes', *(f"  {device:<6}{why}" for device, why in told["auto"].items())]
     there = [name for name in ("turbo", "dali") if told["engines"][name]["there"]]
     heads = {"turbo": "turbo decodes with", "dali": "dali decodes with"}

@@ -9,6 +9,7 @@ from torch import nn
 from torch.nn.functional import adaptive_avg_pool2d
 
 from resflow.errors import ConfigError
+from resflow.extras import loaded_class
 from resflow.models.probe import Probe
 from resflow.models.spec import spatial_spec
 
@@ -52,9 +53,7 @@ def adapt_classifier(model: nn.Module, *, size: int | None = None, channels: int
     Raises:
         ConfigError: the model ties its size to something else, such as partitions of the map (MaxViT); names the layer.
     """
-    from torchvision.models import VisionTransformer
-
-    if isinstance(model, VisionTransformer):
+    if isinstance(model, loaded_class("torchvision.models", "VisionTransformer")):
         from resflow.models.transformer import free_transformer
 
         return free_transformer(model)

@@ -13,6 +13,7 @@ from torch import nn
 from torch.func import functional_call
 
 from resflow.errors import ConfigError
+from resflow.extras import loaded_class
 from resflow.models.walk import Walk
 
 BATCH = 2  # batch normalisation in training needs two values a channel
@@ -184,9 +185,8 @@ def refuse_detectors(model: nn.Module) -> None:
     Raises:
         ConfigError: the model is one.
     """
-    from torchvision.models.detection.transform import GeneralizedRCNNTransform
-
-    if any(isinstance(module, GeneralizedRCNNTransform) for module in model.children()):
+    detector = loaded_class("torchvision.models.detection.transform", "GeneralizedRCNNTransform")
+    if any(isinstance(module, detector) for module in model.children()):
         raise ConfigError(
             f"{type(model).__name__} takes a list of images and resizes them itself (GeneralizedRCNNTransform), so it "
             "has no input size. Pass its backbone: spatial_spec(model.backbone)."

@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn.functional import interpolate
 
 from resflow.errors import ConfigError
+from resflow.extras import loaded_class
 
 Embedded = TypeVar("Embedded", torch.Tensor, nn.Module)
 
@@ -130,9 +131,7 @@ def _resized_tokens(tokens: torch.Tensor, old: tuple[int, int], new: tuple[int, 
 
 
 def _resize_transformer(model: nn.Module, old: int | Sequence[int] | None, new: tuple[int, int]) -> None:
-    from torchvision.models import VisionTransformer
-
-    if not isinstance(model, VisionTransformer):
+    if not isinstance(model, loaded_class("torchvision.models", "VisionTransformer")):
         raise ConfigError(
             "resize_position_embedding takes a tensor [1, prefix + h*w, D] or torchvision's VisionTransformer; got "
             f"{type(model).__name__}. Pass the embedding itself, with its grid in patches."

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from resflow.errors import ConfigError, ResflowError, SampleError, WorkerError
+from resflow.extras import needed_for
 from resflow.sources.writer import checked_pattern, refuse_existing, sample_sizes, write_shards
 
 Item = TypeVar("Item")
@@ -39,13 +40,9 @@ def ray_cluster(address: str | None) -> Iterator[None]:
     Raises:
         ConfigError: Ray is not installed, or the cluster cannot be reached.
     """
-    try:
+    with needed_for("--engine ray needs Ray Data, from"):
         import ray
         import ray.data
-    except ImportError as error:
-        raise ConfigError(
-            "--engine ray needs Ray Data, which is not installed. Run: pip install 'resflow[ray]'"
-        ) from error
     ours = not ray.is_initialized()
     if ours:
         try:

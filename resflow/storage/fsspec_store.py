@@ -52,11 +52,9 @@ class FsspecTransport:
             self._files: Any = fsspec.filesystem(scheme, **(dict(store.options) | options))
         except ImportError as error:
             extra = _EXTRAS.get(scheme)
-            hint = f'pip install "resflow[{extra}]"' if extra else "Install it"
+            way_out = f"Run: pip install 'resflow[{extra}]'" if extra else "Install it."
             raise ConfigError(
-                f"reading {shown(url)} needs a package that is not installed: {error}. Install it: {hint}."
-                if extra
-                else f"reading {shown(url)} needs a package that is not installed: {error}. {hint}."
+                f"reading {shown(url)} needs a package that is not installed: {error}. {way_out}"
             ) from error
         except (ValueError, TypeError) as error:
             reason = scrub(str(error), url, store.options)

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from resflow.extras import needed_for
 from resflow.targets.options import Targets
 from resflow.targets.types import Instances
 
@@ -51,7 +52,8 @@ def hand_out(
 
 
 def _wrapped(one: dict[str, Any], canvas: tuple[int, int]) -> dict[str, Any]:
-    from torchvision import tv_tensors  # on first use: slow to import
+    with needed_for('targets of format="tv_tensors" need'):
+        from torchvision import tv_tensors  # on first use: slow to import
 
     wrap: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
         "boxes": lambda boxes: tv_tensors.BoundingBoxes(boxes, format="XYXY", canvas_size=canvas),

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from resflow.errors import TargetError
+from resflow.extras import needed_for
 from resflow.targets.types import Segmentation
 
 Mask: TypeAlias = npt.NDArray[np.uint8]
@@ -60,7 +61,8 @@ def decode_mask(segmentation: Segmentation | None, size: tuple[int, int]) -> Mas
 
 def decode_block(segmentation: Segmentation | None, size: tuple[int, int]) -> Block:
     """What `decode_mask` draws, cut to what is not 0: most objects are much smaller than their image."""
-    from pycocotools import mask as coco  # on first use: most pipelines have no masks
+    with needed_for("masks of polygons or run lengths need"):
+        from pycocotools import mask as coco  # on first use: most pipelines have no masks
 
     if segmentation is None:
         raise TargetError(

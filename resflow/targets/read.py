@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from resflow.errors import TargetError
+from resflow.extras import needed_for
 from resflow.targets.boxes import PIXEL_FORMATS, box_edges, check_pixels
 from resflow.targets.flags import read_flag
 from resflow.targets.mirror import KeypointPairs
@@ -260,7 +261,8 @@ def _size_of(number: Any) -> float:
 
 def _plain_mask(mask: Segmentation) -> Any:
     if isinstance(mask, np.ndarray):
-        from pycocotools import mask as coco
+        with needed_for("masks need"):
+            from pycocotools import mask as coco
 
         mask = coco.encode(np.asfortranarray(mask, np.uint8))
     if isinstance(mask, Mapping):

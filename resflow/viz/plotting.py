@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from resflow.errors import ConfigError
+from resflow.extras import needed_for
 
 INK, FAINT = "#222222", "#666666"
 DPI = 120
@@ -33,11 +34,9 @@ def require_matplotlib() -> None:
 
 def load_matplotlib() -> tuple[Any, Any, Any]:
     """matplotlib's Figure, patches and colormaps; without pyplot, so no global state and no display."""
-    try:
+    with needed_for("pictures need"):
         from matplotlib import colormaps, patches
         from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ConfigError(f"pictures need matplotlib ({error}). Run: pip install 'resflow[plots]'") from error
     return Figure, patches, colormaps
 
 

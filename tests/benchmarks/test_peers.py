@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import io
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 _BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
@@ -41,6 +44,20 @@ def test_two_contestants_run_in_turn_and_the_results_are_written(tmp_path: Path)
     assert results["contestants"]["resflow-tiers"]["versions"]["torch"]
     assert {record["contestant"] for record in results["summary"]} == set(chosen)
     assert (tmp_path / "peers.png").stat().st_size > 0
+
+
+@pytest.mark.skipif(shutil.which("cc") is None, reason="decode-crop is compiled: apt-get install gcc")
+@pytest.mark.skipif(not Path("/usr/include/jpeglib.h").exists(), reason="apt-get install libjpeg62-turbo-dev")
+@pytest.mark.parametrize("window", [(0, 0, 320, 240), (37, 51, 128, 96), (200, 130, 120, 110), (0, 0, 20, 20)])
+def test_decode_crop_shows_the_window(load: Any, window: tuple[int, int, int, int]) -> None:
+    x, y, width, height = window
+    ramp = np.mgrid[0:240, 0:320].astype(np.float64)
+    pixels = np.stack([ramp[0], ramp[1] * 0.75, (ramp[0] + ramp[1]) / 3], -1).astype(np.uint8)
+    Image.fromarray(pixels).save(buffer := io.BytesIO(), "JPEG", quality=95, subsampling=0)
+    found = load("raw").crop_resize(buffer.getvalue(), window, 48)
+    box = (x, y, x + width, y + height)
+    expected = np.asarray(Image.open(buffer).resize((48, 48), Image.Resampling.BILINEAR, box=box))
+    assert np.abs(found.astype(int) - expected).max() <= 6
 
 
 def test_ratios_are_taken_within_a_round(load: Any) -> None:

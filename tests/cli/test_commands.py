@@ -244,6 +244,8 @@ def test_doctor_tells_what_is_there() -> None:
     text = run("doctor", "--no-calibrate").stdout
     assert 'what engine="auto" takes' in text
     assert "WRONG" not in text
+    assert found["kornia"] == ""
+    assert "kornia's coordinates\n  pixel centres, as expected" in text
 
 
 def test_the_window_decoder_is_asked_itself() -> None:

@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 import torch
 
+pytest.importorskip("nvidia.dali", reason="needs DALI: pip install 'resflow[dali]'")
+
 from resflow.decode.dali import DaliDecoder
 from resflow.decode.routes import is_native
 from resflow.errors import ConfigError, DecodeError

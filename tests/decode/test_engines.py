@@ -212,6 +212,7 @@ def test_options_are_checked(options: dict[str, object], message: str) -> None:
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
 def test_a_missing_cuda_device_is_named() -> None:
+    pytest.importorskip("nvidia.dali", reason="needs DALI: pip install 'resflow[dali]'")
     with pytest.raises(ConfigError, match=r"device 'cuda' asked for, but torch finds no CUDA device. Use device 'cpu'"):
         open_engine("auto", device="cuda")
 

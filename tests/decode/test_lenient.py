@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import io
 import json
 import logging
@@ -30,6 +31,7 @@ from tests.decode.samples import encode, formats, jpeg, picture, png16
 
 Pixels = npt.NDArray[np.uint8]
 HEIGHT, WIDTH = 61, 83
+DALI = ("dali",) if all(importlib.util.find_spec(name) for name in ("nvidia", "nvidia.dali")) else ()
 # A JPEG has one byte for the sampling of each component: across in the high half, down in the low one.
 SAMPLINGS = {
     "4:1:1": (0x41, 0x11, 0x11),
@@ -152,7 +154,7 @@ def broken_code() -> bytes:
 
 
 def test_damage_is_told_and_a_strict_engine_refuses_it() -> None:
-    for engine in ("turbo", "dali"):
+    for engine in ("turbo", *DALI):
         opened = open_engine(engine)
         where = Geometry(np.stack([np.eye(3)] * 3), np.array([(HEIGHT, WIDTH)] * 3, np.int32), (64, 64))
         opened.decode([jpeg(HEIGHT, WIDTH), broken_code(), jpeg(HEIGHT, WIDTH)], where)
@@ -297,7 +299,7 @@ def test_every_mode_is_pillows_conversion_on_every_way(name: str, tmp_path: Path
         "shard": ShardSource(build_index(shard)),
     }
     for way, source in ways.items():
-        for engine in ("turbo", "pillow", "dali"):
+        for engine in ("turbo", "pillow", *DALI):
             pixels, kinds = decoded(source.read(np.array([0]))[0].image, (HEIGHT, WIDTH), engine)
             error = np.abs(pixels.astype(int) - expected)
             assert error.max() <= 3, f"{way}, {engine}: {error.max()}"

@@ -55,6 +55,6 @@ def test_without_ray_the_way_out_is_named(monkeypatch: pytest.MonkeyPatch) -> No
 
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(
-        ConfigError, match=r"needs Ray Data, which is not installed\. Run: pip install 'resflow\[ray\]'"
+        ConfigError, match=r"needs Ray Data, from ray, which is not installed\. Run: pip install 'resflow\[ray\]'"
     ):
         ray_cluster(None).__enter__()

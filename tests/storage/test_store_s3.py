@@ -204,5 +204,5 @@ def test_errors_of_a_store_are_shown_without_secrets(monkeypatch: pytest.MonkeyP
 
 def test_a_package_that_is_missing_and_options_that_are_wrong_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "gcsfs", None)
-    with pytest.raises(ConfigError, match=r'needs a package that is not installed: .*pip install "resflow\[gs\]"'):
+    with pytest.raises(ConfigError, match=r"needs a package that is not installed: .*pip install 'resflow\[gs\]'"):
         list(ShardStream("gs://bucket/a.tar"))
