@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import warnings
 from collections.abc import Iterator
@@ -48,6 +49,7 @@ class Own(torch.utils.data.IterableDataset):
 def read(data: Path) -> dict[str, Any]:
     """Keys that this rank reads of streams of several kinds, and what it is warned of."""
     rank, size = (int(os.environ.pop(name)) for name in ("RANK", "WORLD_SIZE"))
+    multiprocessing.set_forkserver_preload(["tests.ranks.streams"])  # workers that do not inherit the group
     shards = str(data / "train-{000000..000003}.tar")
     stream = rf.sources.ShardStream
     loaders = {
@@ -56,12 +58,17 @@ def read(data: Path) -> dict[str, Any]:
         "held": rf.DataLoader(Held(stream(shards)), 4, pipeline=PIPELINE),
         "chain": rf.DataLoader(torch.utils.data.ChainDataset([stream(shards)]), 4, pipeline=PIPELINE),
         "workers": rf.DataLoader(stream(shards), 4, num_workers=2, pipeline=PIPELINE),
-        "spawned": rf.DataLoader(
-            stream(shards), 4, num_workers=1, multiprocessing_context="spawn", worker_init_fn=_alone, pipeline=PIPELINE
+        "no child": rf.DataLoader(
+            stream(shards),
+            4,
+            num_workers=1,
+            multiprocessing_context="forkserver",
+            worker_init_fn=_alone,
+            pipeline=PIPELINE,
         ),
         "argument": rf.DataLoader(stream(shards), 4, pipeline=PIPELINE, world=rf.World(0, 4)),
         "torch": torch.utils.data.DataLoader(
-            stream(shards), None, num_workers=1, collate_fn=_key, multiprocessing_context="spawn"
+            stream(shards), None, num_workers=1, collate_fn=_key, multiprocessing_context="forkserver"
         ),
     }
     own = {

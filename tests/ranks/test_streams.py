@@ -10,7 +10,7 @@ from tests.ranks.streams import COUNT
 from tests.shards import make_shards
 from tests.trainers.ranks import in_ranks
 
-DIVIDED = ("planned", "stream", "held", "chain", "workers", "spawned", "torch")
+DIVIDED = ("planned", "stream", "held", "chain", "workers", "no child", "torch")
 
 
 @pytest.fixture(scope="module")
