@@ -10,13 +10,14 @@ import torch
 from torch.utils.data import get_worker_info
 from torch.utils.data._utils.collate import collate, default_collate_fn_map
 
+_stacked = default_collate_fn_map[torch.Tensor]
 _SMALL = 32 * 1024  # bytes that shared memory and a file descriptor would not pay for
 
 
 class _Handover:
     """What this process collates."""
 
-    used = False  # whether by `collate_views`
+    used = False  # whether by `_joined`
     buffer: torch.Tensor | None = None  # made last, and not handed over yet
 
 
@@ -30,6 +31,8 @@ class BatchBuffer:
     def __init__(self, count: int) -> None:
         self.count = count
         self._images: torch.Tensor | None = None
+        if get_worker_info() is not None:  # nothing but this loader runs there, so PyTorch's own hands it over, too
+            default_collate_fn_map[torch.Tensor] = _joined
 
     def slot(self, position: int, shape: tuple[int, int, int], dtype: torch.dtype) -> torch.Tensor:
         """Room for one image.
@@ -70,16 +73,18 @@ def collate_views(batch: Sequence[Any]) -> Any:
     Args:
         batch: items of a fused dataset.
     """
-    collated = collate(list(batch), collate_fn_map=_COLLATE)
-    _Handover.used, _Handover.buffer = True, None
+    collated = collate(list(batch), collate_fn_map={**default_collate_fn_map, torch.Tensor: _joined})
+    _Handover.buffer = None
     return collated
 
 
 def _joined(batch: Any, *, collate_fn_map: Any = None) -> Any:
-    buffer = _Handover.buffer
+    """One tensor of a batch's: the buffer they are in, which is handed over once, or a copy."""
+    buffer, _Handover.used = _Handover.buffer, True
     if buffer is not None and len(batch) == len(buffer) and all(map(_is_slot, batch, buffer)):
+        _Handover.buffer = None
         return buffer
-    return default_collate_fn_map[torch.Tensor](batch, collate_fn_map=collate_fn_map)
+    return _stacked(batch, collate_fn_map=collate_fn_map)
 
 
 def _is_slot(image: Any, slot: torch.Tensor) -> bool:
@@ -90,8 +95,3 @@ def _is_slot(image: Any, slot: torch.Tensor) -> bool:
         and image.dtype == slot.dtype
         and image.is_contiguous()
     )
-
-
-_COLLATE = {torch.Tensor: _joined} | {
-    kind: function for kind, function in default_collate_fn_map.items() if kind is not torch.Tensor
-}

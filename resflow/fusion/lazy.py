@@ -27,7 +27,7 @@ Pixels: TypeAlias = npt.NDArray[np.uint8]
 OVERSAMPLE = 1.5
 """Decoded pixels for a shown pixel, at least, on each axis; `math.inf` decodes at full size."""
 
-_WHOLE = 0.6  # share of an image that is shown at its own size, from which on Pillow decodes it, and exactly
+_WHOLE = 0.6  # share of an image shown at its own size, from which on Pillow makes a PIL image as fast, and exactly
 _FILTERS: dict[int, int] = {Image.Resampling[name.upper()]: code for code, name in enumerate(INTERPOLATIONS)}
 _FLIPS = {Image.Transpose.FLIP_LEFT_RIGHT: 0, Image.Transpose.FLIP_TOP_BOTTOM: 1}
 _JPEG = ("JPEG", "MPO")
@@ -126,9 +126,10 @@ class LazyImage(Image.Image):
             uint8 [H, W] or [H, W, C], contiguous; may be `out`.
         """
         if self._im is None:
-            found = self._decoded(out)
+            found = self._decoded(out, share=_WHOLE if math.isinf(self._oversample) else 1.0)
             if found is not None:
                 return found
+            _ = self.im
         return np.asarray(self)
 
     @property
@@ -157,12 +158,12 @@ class LazyImage(Image.Image):
                 return {"version": 3, "data": found.tobytes(), "shape": (height, width, channels), "typestr": "|u1"}
         return super().__array_interface__
 
-    def _decoded(self, out: Pixels | None) -> Pixels | None:
+    def _decoded(self, out: Pixels | None, share: float = _WHOLE) -> Pixels | None:
         """The window as the engine decodes it; None where it does not take the file, or Pillow is as fast."""
         (width, height), (whole_width, whole_height) = self._size, self._file.size
         if self._mode != "RGB" or not self._ops or native.missing():
             return None
-        if self._filter is None and width * height > _WHOLE * whole_width * whole_height:
+        if self._filter is None and width * height > share * whole_width * whole_height:
             return None
         if out is None or out.shape != (height, width, 3):
             out = np.empty((height, width, 3), np.uint8)

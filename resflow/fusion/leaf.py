@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from torch.utils.data import IterableDataset
@@ -36,6 +37,7 @@ class Leaf:
         self._copy: Any = None
         self._state: dict[str, Any] = {}
         self._runners: list[Runner] = []
+        self._gains = True  # else the dataset itself gives its items, and nothing is lost
 
     @property
     def split(self) -> Split:
@@ -51,6 +53,10 @@ class Leaf:
 
         Whatever has changed in the dataset or in its transform since the last time is taken over.
         """
+        self._runners = []
+        self._gains = self._may_gain()
+        if not self._gains:
+            return
         state = self.dataset.__dict__
         if self._copy is None:
             read_item = _read_item(self._openings) if _reads(self.dataset) else None
@@ -60,7 +66,6 @@ class Leaf:
             self._openings.update(self._copy, changed)
         self._state = dict(state)
         copied, joint = self._copy.__dict__, _joint(self.dataset)
-        self._runners = []
         if joint is not None:
             copied["transforms"] = JointRunner(joint)
             return
@@ -81,6 +86,8 @@ class Leaf:
             numbers: of the items in the dataset.
             positions: of them in the batch.
         """
+        if not self._gains:
+            return [self.dataset[number] for number in numbers]
         found = []
         for row, number in enumerate(numbers):
             for runner in self._runners:
@@ -91,6 +98,15 @@ class Leaf:
     def finish(self) -> list[Callable[[], None]]:
         """End a batch; what is still to be done for it."""
         return [job for runner in self._runners for job in runner.finish()]
+
+    def _may_gain(self) -> bool:
+        """Whether anything is to be saved; what a class of the user's own does, nobody can tell."""
+        if self.transform is not None or not _is_known(self.dataset):
+            return True
+        parts = self.split
+        if _joint(self.dataset) is not None:  # numbers are made by the user's own steps
+            parts = replace(parts, convert=[])
+        return parts.gains
 
     def __getstate__(self) -> dict[str, Any]:
         return {"dataset": self.dataset, "transform": self.transform, "exact": self._exact}

@@ -29,6 +29,7 @@ _SIZES = frozenset(
         "ResizeKeepRatio",
     ]
 )
+_FLIPS = frozenset(["RandomHorizontalFlip", "RandomVerticalFlip"])
 _TURNS = frozenset(["Pad", "RandomRotation", "RandomAffine", "RandomPerspective", "RandomZoomOut"])
 _CHOICES = frozenset(["RandomApply", "RandomChoice"])
 _TYPES = frozenset(
@@ -38,6 +39,7 @@ _TYPES = frozenset(
     ]
 )
 _NUMBERS = _TYPES | {"Normalize"}
+_BYTES = frozenset(["PILToTensor", "ToImage", "ToPureTensor", "MaybePILToTensor"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +67,13 @@ class Split:
     def rest(self) -> list[Step]:
         """All that follows the geometric steps."""
         return [*self.colour, *self.convert, *self.after]
+
+    @property
+    def gains(self) -> bool:
+        """Whether less than a whole image may be decoded, or numbers are made of it at once."""
+        if any(called(step) not in _TURNS | _FLIPS for step in self.geometric) or not all(map(called, self.colour)):
+            return True
+        return any(called(step) in _NUMBERS - _BYTES for step in self.convert)
 
 
 def split(transform: Step | None) -> Split:

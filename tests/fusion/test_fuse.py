@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 from torch import nn
 from torch.utils.data import ConcatDataset, Subset, default_collate, random_split
+from torch.utils.data._utils.collate import default_collate_fn_map
 from torchvision import datasets
 from torchvision import transforms as v1
 from torchvision.transforms import v2
@@ -170,6 +171,51 @@ def test_batches_are_handed_over_and_not_stacked(photos: Path) -> None:
         assert torch.equal(loader.collate_fn(changed)[0], default_collate(changed)[0])
     assert rf.DataLoader(Subset(fused, [1, 2]), batch_size=2).collate_fn is loader.collate_fn
     assert rf.DataLoader(folder(photos, "train"), batch_size=2).collate_fn is default_collate
+
+
+class HandsBatches(torch.utils.data.Dataset[Any]):
+    """Notes where a worker's items lie."""
+
+    def __init__(self, fused: Any) -> None:
+        self.fused = fused
+
+    def __len__(self) -> int:
+        return len(self.fused)
+
+    def __getitems__(self, indices: list[int]) -> list[Any]:
+        return [(image, label, image.data_ptr()) for image, label in self.fused.__getitems__(indices)]
+
+
+def keeps_its_place(batch: Any) -> tuple[bool, torch.Tensor]:
+    images, _, places = default_collate(batch)
+    assert torch.equal(images, torch.stack([item[0] for item in batch]))
+    again = default_collate(batch)[0]  # a second one is a copy
+    assert again.data_ptr() != images.data_ptr()
+    return images.data_ptr() == places[0].item(), images
+
+
+def test_pytorchs_own_collating_hands_batches_over_in_workers(photos: Path) -> None:
+    fused = HandsBatches(rf.fuse(folder(photos, "train")))
+    stack = default_collate_fn_map[torch.Tensor]
+    loader = torch.utils.data.DataLoader(fused, batch_size=6, num_workers=1, collate_fn=keeps_its_place)
+    kept, images = zip(*loader, strict=True)
+    assert kept == (True,) * 4
+    assert all(image.shape == (6, 3, 64, 64) for image in images)
+    assert default_collate_fn_map[torch.Tensor] is stack  # here, nothing has changed
+
+
+@pytest.mark.parametrize("steps", [[], [v1.PILToTensor()], [v1.RandomHorizontalFlip(), v1.ColorJitter(0.4)]])
+def test_where_nothing_is_to_be_gained_the_dataset_gives_its_items(photos: Path, steps: list[Any]) -> None:
+    plain = datasets.ImageFolder(photos, v1.Compose(steps) if steps else None)
+    fused = rf.fuse(plain)
+    seed(3)
+    expected = [plain[number][0] for number in range(24)]
+    seed(3)
+    for (found, _), own in zip(fused.__getitems__(range(24)), expected, strict=True):
+        assert type(found) is type(own)
+        assert np.array_equal(np.asarray(found), np.asarray(own))
+    fused.transform = TRANSFORMS["train"]()  # seen from the next batch on
+    assert fused.__getitems__([0])[0][0].shape == (3, 64, 64)
 
 
 def test_pixels_by_the_table_are_bit_for_bit_those_of_the_steps(photos: Path) -> None:
