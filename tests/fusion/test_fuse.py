@@ -214,6 +214,7 @@ def test_where_nothing_is_to_be_gained_the_dataset_gives_its_items(photos: Path,
     for (found, _), own in zip(fused.__getitems__(range(24)), expected, strict=True):
         assert type(found) is type(own)
         assert np.array_equal(np.asarray(found), np.asarray(own))
+        assert not isinstance(own, torch.Tensor) or found.stride() == own.stride()
     fused.transform = TRANSFORMS["train"]()  # seen from the next batch on
     assert fused.__getitems__([0])[0][0].shape == (3, 64, 64)
 
