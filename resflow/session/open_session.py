@@ -21,7 +21,7 @@ from resflow.skip import Skip
 from resflow.sources import Source
 from resflow.sources.dataset_sizes import Skips
 from resflow.sources.layout import open_named
-from resflow.sources.remote import find_index
+from resflow.sources.shards import open_shards
 from resflow.sources.stream import ShardStream, is_remote
 from resflow.sources.torchvision_datasets import dataset_source
 
@@ -120,7 +120,7 @@ def _open(
     names = [dataset] if isinstance(dataset, str | Path) else dataset
     if isinstance(names, Sequence) and len(names) and all(isinstance(name, str | Path) for name in names):
         if any(is_remote(name) for name in names):
-            return find_index(dataset) or ShardStream(dataset, shuffle=shuffle, seed=seed, world=world)
+            return open_shards(dataset) or ShardStream(dataset, shuffle=shuffle, seed=seed, world=world)
         if sizes is not None:
             raise ConfigError("sizes has no meaning for shards and files of images, whose sizes are known. Drop it.")
         return open_named(dataset, on_error="raise" if skips is None else "drop")

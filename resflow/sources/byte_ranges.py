@@ -17,7 +17,7 @@ WHOLE, BEFORE, AFTER, TIER = range(4)
 """A whole sample; what lies before its image, the image's header included; what lies after it; its image in a tier."""
 
 
-class Run(NamedTuple):
+class Span(NamedTuple):
     """Pieces of one shard that are read at once: shard, first byte, byte after the last, numbers of the pieces."""
 
     shard: int
@@ -122,7 +122,7 @@ def parts_of_samples(
     return Pieces(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
 
 
-def joined(pieces: Pieces, gap: int, most: int) -> list[Run]:
+def joined(pieces: Pieces, gap: int, most: int) -> list[Span]:
     """Order pieces by their place in the shards and join neighbours.
 
     Args:
@@ -131,7 +131,7 @@ def joined(pieces: Pieces, gap: int, most: int) -> list[Run]:
         most: bytes of several pieces that are read at once.
     """
     order = np.lexsort((pieces.start, pieces.shard))
-    runs: list[Run] = []
+    spans: list[Span] = []
     shard, first, last, members = -1, 0, 0, list[int]()
     columns = (order, pieces.shard[order], pieces.start[order], pieces.end[order])
     for piece, number, start, end in zip(*(column.tolist() for column in columns), strict=True):
@@ -140,9 +140,9 @@ def joined(pieces: Pieces, gap: int, most: int) -> list[Run]:
             last = max(last, end)
             continue
         if members:
-            runs.append(Run(shard, first, last, members))
+            spans.append(Span(shard, first, last, members))
         shard, first, last, members = number, start, end, [piece]
-    return [*runs, Run(shard, first, last, members)] if members else runs
+    return [*spans, Span(shard, first, last, members)] if members else spans
 
 
 def _entries(tiers: Tiers, number: int, sample_ids: npt.NDArray[np.int64], whole: Pieces, command: str) -> Pieces:

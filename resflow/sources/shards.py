@@ -1,13 +1,9 @@
-"""Samples out of local tar shards, by offset."""
+"""Samples out of indexed tar shards, by offset: local files, or shards at URLs."""
 
 from __future__ import annotations
 
-import os
-import threading
-from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,27 +12,38 @@ from resflow.errors import ConfigError, ShardError
 from resflow.plan.index import Index
 from resflow.plan.tiers import ORIGINAL
 from resflow.sources.base import Sample
-from resflow.sources.byte_ranges import AFTER, BEFORE, TIER, WHOLE, Pieces, Run, joined, parts_of_samples, whole_samples
+from resflow.sources.byte_ranges import (
+    AFTER,
+    BEFORE,
+    TIER,
+    WHOLE,
+    Pieces,
+    Span,
+    joined,
+    parts_of_samples,
+    whole_samples,
+)
 from resflow.sources.groups import IMAGE_EXTENSIONS, split_name
 from resflow.sources.index_file import ShardIndex
 from resflow.sources.index_lookup import open_index
+from resflow.sources.local_shards import LocalShards, ShardFile, SpanReader
 from resflow.sources.paths import Shards, shell_words
+from resflow.sources.remote_shards import COMMAND, NoRemoteIndexError, RemoteShards
 from resflow.sources.tar import MAX_MEMBER_BYTES, Member, Read, check_limit, read_members, too_large
-from resflow.sources.tiers import Tiers, open_tiers
+from resflow.sources.tiers import Tiers
 from resflow.storage.addresses import is_remote
 from resflow.storage.store import Store
 
-_OPEN_SHARDS = 64
 _GAP = 64 * 1024  # bytes between two samples that are read and thrown away rather than asked for apart
 _SMALL_GAP = 4 * 1024  # the same beside tiers, where the bytes between are the images that are not to be read
-_RUN = 8 << 20  # most bytes of several samples read at once
+_SPAN = 8 << 20  # most bytes of several samples read at once
 
 
 class ShardSource:
     """Reads samples of tar shards by offset, several neighbours with one system call.
 
-    Safe to share between threads; a pickled or forked copy opens its shards anew. Shards at URLs make a
-    `RemoteShardSource`, which `store` is for.
+    Safe to share between threads; a pickled or forked copy opens its shards anew. Those of
+    shards at URLs are read by range requests, those of a batch side by side, or out of a cache (`Store`).
 
     Args:
         shards: a pattern, a path, a folder, a URL with braces, a sequence of them (their index is opened), or an index.
@@ -46,17 +53,9 @@ class ShardSource:
 
     Raises:
         IndexFileError: the index is missing, stale, damaged or of another version.
-        ConfigError: no shards match.
+        ConfigError: no shards match; those at URLs lie in several folders, or a package for the store is missing.
+        ShardError: the store cannot be reached.
     """
-
-    def __new__(cls, shards: Shards | ShardIndex | None = None, **_: Any) -> ShardSource:
-        """Local or remote, by what the shards are named."""
-        first = shards if isinstance(shards, str | Path | ShardIndex | None) else next(iter(shards), None)
-        if cls is ShardSource and is_remote(first):
-            from resflow.sources.remote import RemoteShardSource
-
-            return super().__new__(RemoteShardSource)
-        return super().__new__(cls)
 
     def __init__(
         self,
@@ -66,15 +65,21 @@ class ShardSource:
         store: Store | None = None,
         max_member_bytes: int = MAX_MEMBER_BYTES,
     ) -> None:
-        if store is not None:
-            raise ConfigError("store is how shards at URLs are read; these are local files. Drop it, or name a URL.")
         self._max_member_bytes = check_limit(max_member_bytes)
-        self.shard_index = shards if isinstance(shards, ShardIndex) else open_index(shards, index=index)
+        self._spans: SpanReader
+        if not isinstance(shards, ShardIndex) and any(map(is_remote, _listed(shards))):
+            self._spans = remote = RemoteShards(shards, store or Store(), index)
+            self.shard_index, self._reindex = remote.index, COMMAND
+            shards = remote.index
+        elif store is not None:
+            raise ConfigError("store is how shards at URLs are read; these are local files. Drop it, or name a URL.")
+        else:
+            self._spans = LocalShards()
+            self.shard_index = shards if isinstance(shards, ShardIndex) else open_index(shards, index=index)
+            self._reindex = f"resflow index {shell_words(self.shard_index.shards)}"
         self._command = f"resflow tiers {shell_words(shards.shards if isinstance(shards, ShardIndex) else shards)}"
-        self._reindex = f"resflow index {shell_words(self.shard_index.shards)}"
         self._tiers: Tiers | None = None
         self._looked = False
-        self._reset()
 
     @property
     def index(self) -> Index:
@@ -95,7 +100,11 @@ class ShardSource:
 
     def names(self, sample_ids: npt.NDArray[np.int64]) -> list[tuple[str, str]]:
         """Shard and key of each sample."""
-        return self.shard_index.names(sample_ids)
+        found = self.shard_index.names(sample_ids)
+        if not self._spans.shown:
+            return found
+        shards = self.index.shard[sample_ids].tolist()
+        return [(self._spans.shown[shard], key) for shard, (_, key) in zip(shards, found, strict=True)]
 
     def read(self, sample_ids: npt.NDArray[np.int64]) -> list[Sample]:
         """Read samples.
@@ -112,7 +121,7 @@ class ShardSource:
         """
         pieces = whole_samples(self.shard_index, sample_ids)
         self._check_lengths(pieces, sample_ids)
-        found = self._read(pieces, joined(pieces, _GAP, _RUN))
+        found = self._read(pieces, joined(pieces, _GAP, _SPAN))
         named = enumerate(zip(sample_ids.tolist(), self.names(sample_ids), strict=True))
         return [self._sample(sample_id, name, found[place, WHOLE]) for place, (sample_id, name) in named]
 
@@ -123,7 +132,7 @@ class ShardSource:
             IndexFileError: a tier is missing or stale, or the tiers' index is damaged.
         """
         if not self._looked:
-            self._tiers, self._looked = self._find_tiers(), True
+            self._tiers, self._looked = self._spans.open_tiers(self.shard_index, self._command), True
         return self._tiers
 
     def read_tiers(
@@ -147,9 +156,10 @@ class ShardSource:
             self.shard_index, self.open_tiers(), sample_ids, tier, members=members, command=self._command
         )
         self._check_lengths(pieces, sample_ids)
-        runs = joined(pieces, _SMALL_GAP, _RUN)
-        self._ask_ahead(runs)  # all of the batch at once; the plan tells only what whole samples will be read
-        found = self._read(pieces, runs)
+        spans = joined(pieces, _SMALL_GAP, _SPAN)
+        # All of the batch at once: the plan tells only what whole samples will be read.
+        self._spans.read_ahead(spans, self._file)
+        found = self._read(pieces, spans)
         columns = sample_ids.tolist(), self.names(sample_ids), tier.tolist()
         return [
             self._sample(sample_id, name, found[place, WHOLE])
@@ -170,28 +180,20 @@ class ShardSource:
             ConfigError: a wrong dtype or shape, or a number outside the index.
             ShardError: a shard is missing, or not what was indexed.
         """
-        self._ask_ahead(joined(whole_samples(self.shard_index, sample_ids), _GAP, _RUN))
+        self._spans.read_ahead(joined(whole_samples(self.shard_index, sample_ids), _GAP, _SPAN), self._file)
+
+    def fill_cache(self, timeout: float) -> None:
+        """Wait until the shards at URLs that were read so far are in the cache, as far as it takes them.
+
+        Args:
+            timeout: seconds to wait at most.
+        """
+        if isinstance(self._spans, RemoteShards):
+            self._spans.fill_cache(timeout)
 
     def close(self) -> None:
-        """Close all shards; a later read opens them again."""
-        self._reset()
-
-    def __getstate__(self) -> dict[str, Any]:
-        names = ("shard_index", "_command", "_reindex", "_tiers", "_looked", "_max_member_bytes")
-        return {name: getattr(self, name) for name in names}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self._reset()
-
-    def _reset(self) -> None:
-        self._shard_sizes = np.array(self.shard_index.shard_sizes, np.int64)
-        self._shards: OrderedDict[int, _OpenShard] = OrderedDict()
-        self._lock = threading.Lock()
-        self._process = os.getpid()
-
-    def _find_tiers(self) -> Tiers | None:
-        return open_tiers(self.shard_index, command=self._command)
+        """Close connections and shards; a later read opens them again."""
+        self._spans.close()
 
     def _check_lengths(self, pieces: Pieces, sample_ids: npt.NDArray[np.int64]) -> None:
         """Refuse what is too large before memory is taken for it."""
@@ -203,14 +205,14 @@ class ShardSource:
                 f"sample {key!r}", int(length[piece]), self._max_member_bytes, shard, int(pieces.start[piece])
             )
 
-    def _read(self, pieces: Pieces, runs: Sequence[Run]) -> dict[tuple[int, int], memoryview]:
+    def _read(self, pieces: Pieces, spans: Sequence[Span]) -> dict[tuple[int, int], memoryview]:
         """The bytes of pieces, by place in the batch and kind."""
         start, end, place, kind = (column.tolist() for column in pieces[1:])
         found = {}
-        for run, data in zip(runs, self._fetch(runs), strict=True):
+        for span, data in zip(spans, self._spans.read(spans, self._file), strict=True):
             view = memoryview(data)
-            for piece in run.pieces:
-                found[place[piece], kind[piece]] = view[start[piece] - run.start : end[piece] - run.start]
+            for piece in span.pieces:
+                found[place[piece], kind[piece]] = view[start[piece] - span.start : end[piece] - span.start]
         return found
 
     def _sample(self, sample_id: int, name: tuple[str, str], data: memoryview) -> Sample:
@@ -308,93 +310,36 @@ class ShardSource:
             )
         return read(members[0].offset, members[0].size)
 
-    def _ask_ahead(self, runs: Sequence[Run]) -> None:
-        if not hasattr(os, "posix_fadvise"):
-            return
-        for run, shard in self._opened(runs):
-            os.posix_fadvise(shard.descriptor, run.start, run.end - run.start, os.POSIX_FADV_WILLNEED)
-
-    def _fetch(self, runs: Sequence[Run]) -> Iterator[bytes]:
-        """The bytes of each run, in order."""
-        return (self._pread(shard, run.start, run.end) for run, shard in self._opened(runs))
-
-    def _opened(self, runs: Sequence[Run]) -> Iterator[tuple[Run, _OpenShard]]:
-        """Each run with its shard; runs of one shard follow each other."""
-        number, shard = -1, None
-        for run in runs:
-            if shard is None or run.shard != number:
-                number, shard = run.shard, self._open(run.shard)
-            yield run, shard
-
-    def _pread(self, shard: _OpenShard, start: int, end: int) -> bytes:
-        parts: list[bytes] = []
-        position = start
-        while position < end:
-            try:
-                part = os.pread(shard.descriptor, end - position, position)
-            except OSError as error:
-                raise ShardError(
-                    f"cannot be read: {error.strerror}. Check the disk.",
-                    shard=str(shard.path),
-                    offset=position,
-                ) from error
-            if not part:
-                size = os.fstat(shard.descriptor).st_size
-                raise ShardError(
-                    f"truncated: bytes {start} to {end} were wanted, the file ends at {size}. "
-                    "Copy or write the shard again, then index it.",
-                    shard=str(shard.path),
-                    offset=min(position, size),
-                )
-            parts.append(part)
-            position += len(part)
-        return parts[0] if len(parts) == 1 else b"".join(parts)
-
-    def _open(self, number: int) -> _OpenShard:
-        if self._process != os.getpid():
-            self._reset()
-        with self._lock:
-            shard = self._shards.get(number)
-            if shard is None:
-                shard = _OpenShard(*self._place(number))
-                self._shards[number] = shard
-                if len(self._shards) > _OPEN_SHARDS:
-                    self._shards.popitem(last=False)
-            self._shards.move_to_end(number)
-            return shard
-
-    def _place(self, number: int) -> tuple[Path, int, str]:
-        """Path and bytes of a shard, and how to make its index again."""
+    def _file(self, number: int) -> ShardFile:
+        """A shard by its number; those of the tiers come after the originals'."""
         index, tiers = self.shard_index, self._tiers
         tier, shard = number // len(index.shards) - 1, number % len(index.shards)
         if tier < 0 or tiers is None:
-            return index.shards[shard], index.shard_sizes[shard], self._reindex
-        return (
-            tiers.shards[tier][shard],
-            tiers.shard_sizes[tier][shard],
-            f"{self._command} --tiers {','.join(map(str, tiers.sides))}",
-        )
+            return ShardFile(str(index.shards[shard]), index.shard_sizes[shard], self._reindex)
+        command = f"{self._command} --tiers {','.join(map(str, tiers.sides))}"
+        return ShardFile(str(tiers.shards[tier][shard]), tiers.shard_sizes[tier][shard], command)
 
 
-class _OpenShard:
-    """A file descriptor that closes when the last thread that reads from it lets go."""
+def open_shards(shards: Shards, *, store: Store | None = None) -> ShardSource | None:
+    """The source of shards, by whichever way their bytes are had.
 
-    def __init__(self, path: Path, size: int, command: str) -> None:
-        self.path, self.descriptor = path, -1
-        try:
-            self.descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
-        except OSError as error:
-            raise ShardError(
-                f"cannot be opened: {error.strerror}. Put the shard back, or index the rest.", shard=str(path)
-            ) from error
-        found = os.fstat(self.descriptor).st_size
-        if found != size:
-            raise ShardError(
-                f"has {found} bytes, {size} when it was indexed: the shard changed. Run: {command}",
-                shard=str(path),
-                offset=min(found, size),
-            )
+    Args:
+        shards: a pattern, a path, a folder, a URL with braces, or a sequence of them.
+        store: how shards at URLs are read.
 
-    def __del__(self) -> None:
-        if self.descriptor >= 0:
-            os.close(self.descriptor)
+    Returns:
+        The source; None where shards at URLs have no index, so that they can be streamed alone.
+
+    Raises:
+        ConfigError: no shards match, those at URLs lie in several folders, or a package for the store is missing.
+        ShardError: shards are missing, or the store cannot be reached.
+        IndexFileError: there is no index of local shards; it is stale, damaged, of another version, or lists others.
+    """
+    try:
+        return ShardSource(shards, store=store)
+    except NoRemoteIndexError:
+        return None
+
+
+def _listed(shards: Shards) -> Sequence[str | Path]:
+    return [shards] if isinstance(shards, str | Path) else shards

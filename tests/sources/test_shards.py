@@ -17,7 +17,7 @@ import pytest
 import webdataset
 
 from resflow.errors import ConfigError, IndexFileError, ShardError
-from resflow.sources import Sample, ShardSource, Source, build_index, index_path, shards, write_index
+from resflow.sources import Sample, ShardSource, Source, build_index, index_path, local_shards, shards, write_index
 from resflow.sources.paths import shell_words
 
 MakeShards = Callable[..., list[Path]]
@@ -54,7 +54,7 @@ def test_every_order_gives_what_webdataset_reads(source: ShardSource, monkeypatc
     generator = np.random.default_rng(0)
     for gap, run in ((64 << 10, 8 << 20), (0, 0), (512, 4000)):
         monkeypatch.setattr(shards, "_GAP", gap)
-        monkeypatch.setattr(shards, "_RUN", run)
+        monkeypatch.setattr(shards, "_SPAN", run)
         for _ in range(20):
             wanted = generator.integers(0, 21, generator.integers(0, 30))
             got = source.read(wanted)
@@ -70,14 +70,14 @@ def test_neighbours_are_read_at_once(source: ShardSource, monkeypatch: pytest.Mo
     monkeypatch.setattr(os, "pread", lambda fd, n, at: (calls.append((n, at)), pread(fd, n, at))[1])
     source.read(ids(20, 3, 0, 14, 1))
     assert len(calls) == 2  # shard 0 and shard 2
-    monkeypatch.setattr(shards, "_RUN", 1)
+    monkeypatch.setattr(shards, "_SPAN", 1)
     calls.clear()
     source.read(ids(0, 1, 2))
     assert len(calls) == 3
 
 
 def test_few_descriptors_are_open(source: ShardSource, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shards, "_OPEN_SHARDS", 1)
+    monkeypatch.setattr(local_shards, "_OPEN_FILES", 1)
 
     def count() -> int:
         return len(list(Path("/proc/self/fd").iterdir()))
@@ -104,7 +104,7 @@ def test_many_shards_under_a_low_limit_of_open_files(make_shards: MakeShards, tm
 
 
 def test_threads_share_a_source(source: ShardSource, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shards, "_OPEN_SHARDS", 1)
+    monkeypatch.setattr(local_shards, "_OPEN_FILES", 1)
     expected = plain(source.read(np.arange(21, dtype=np.int64)))
     wrong: list[int] = []
 

@@ -36,7 +36,7 @@ from resflow.sources import (
 )
 from resflow.sources.base import TieredSource
 from resflow.sources.index_file import write_arrow
-from resflow.sources.remote import find_index
+from resflow.sources.shards import open_shards
 from resflow.sources.tier_images import shrink
 from resflow.sources.tier_writer import make_tiers
 from resflow.sources.tiers import ABSENT, tier_shard, tiers_path
@@ -536,7 +536,7 @@ def test_tiers_in_a_remote_store(source: ShardSource, pattern: str, tmp_path: Pa
         if path.is_file():
             store.pipe_file(f"{folder}/{path.relative_to(tmp_path)}", path.read_bytes())
     url = f"memory:/{folder}/{Path(pattern).name}"
-    remote = find_index(url)
+    remote = open_shards(url)
     assert remote is not None
     wanted, tier = plan(source)
     for one, other in zip(
@@ -550,13 +550,13 @@ def test_tiers_in_a_remote_store(source: ShardSource, pattern: str, tmp_path: Pa
     store.rm_file(f"{folder}/tier-24/train-000000.tar")
     with pytest.raises(ShardError, match=r"memory:/.*/tier-24/train-000000\.tar.*cannot be read"):
         remote.read_tiers(wanted, tier, members=True)
-    stale = find_index(url)
+    stale = open_shards(url)
     store.pipe_file(f"{folder}/{tiers_path(index_path(pattern)).name}", b"not an index")
     assert stale is not None
     with pytest.raises(IndexFileError, match=r"^memory:/.*\.tiers\.arrow: the tiers' index is damaged"):
         stale.open_tiers()
     store.rm_file(f"{folder}/{tiers_path(index_path(pattern)).name}")
-    without = find_index(url)
+    without = open_shards(url)
     assert without is not None
     assert without.open_tiers() is None
 

@@ -1,4 +1,4 @@
-"""Samples out of indexed tar shards in a remote store, by range requests, or out of a cache of shards or pieces.
+"""Spans of shards read from a remote store, by range requests, or out of a cache of shards or pieces.
 
 The index lies beside the shards under the name that `resflow index` gave it, and is downloaded once.
 """
@@ -8,24 +8,22 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+import threading
 import weakref
-from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from resflow.errors import ConfigError, IndexFileError, ShardError
-from resflow.sources.byte_ranges import Run
-from resflow.sources.index_file import open_index_file
+from resflow.errors import ConfigError, IndexFileError
+from resflow.sources.byte_ranges import Span
+from resflow.sources.index_file import ShardIndex, open_index_file
 from resflow.sources.index_lookup import index_name, old_index_name
+from resflow.sources.local_shards import Files, OpenFile, OpenFiles
 from resflow.sources.paths import Shards
-from resflow.sources.shards import ShardSource
 from resflow.sources.stream import stream_names
-from resflow.sources.tar import MAX_MEMBER_BYTES
 from resflow.sources.tiers import Tiers, open_tiers, tiers_path
 from resflow.storage.addresses import shown, split_query
 from resflow.storage.cache import ShardCache
@@ -34,27 +32,8 @@ from resflow.storage.etags import FirstEtags
 from resflow.storage.fetch import Fetcher
 from resflow.storage.store import Store
 
-_COMMAND = "resflow index where the shards lie, and copy the index beside them"
-_OPEN = 64  # shards in the cache that are held open
-
-
-def find_index(shards: Shards, store: Store | None = None) -> RemoteShardSource | None:
-    """The source of shards at a URL, if their index lies beside them.
-
-    Args:
-        shards: a URL with braces, or a sequence of URLs.
-        store: how they are read.
-
-    Returns:
-        The source, or None where there is no index.
-
-    Raises:
-        ConfigError: the shards lie in several folders, or a package for the store is missing.
-        ShardError: the store cannot be reached.
-        IndexFileError: the index is damaged, of another version, or lists other shards.
-    """
-    found = _index_content(shards, store or Store())
-    return None if found is None else RemoteShardSource(shards, store=store, content=found)
+COMMAND = "resflow index where the shards lie, and copy the index beside them"
+"""What makes the index of shards at URLs again, for messages."""
 
 
 def index_urls(shards: Shards) -> tuple[str, str]:
@@ -88,15 +67,20 @@ def index_urls(shards: Shards) -> tuple[str, str]:
     return f"{folder}/{index_name(names)}{query}", f"{folder}/{older}{query}"
 
 
-class RemoteShardSource(ShardSource):
-    """Reads samples of tar shards at URLs by ranges of bytes, those of a batch side by side.
+class NoRemoteIndexError(IndexFileError):
+    """Shards at URLs have no index beside them."""
+
+
+class RemoteShards:
+    """Reads spans of shards at URLs by ranges of bytes, several side by side.
 
     Args:
         shards: a URL with braces, or a sequence of URLs.
-        index: their index file, where it does not lie beside them.
         store: how they are read, and whether they are kept.
-        content: the index file's URL and bytes, if they are here already.
-        max_member_bytes: most bytes that are read for one sample, all its members together; more is a `ShardError`.
+        index: their index file, where it does not lie beside them.
+
+    Attributes:
+        index: of the shards.
 
     Raises:
         ConfigError: the shards lie in several folders, or a package for the store is missing.
@@ -104,20 +88,15 @@ class RemoteShardSource(ShardSource):
         IndexFileError: there is no index; it is damaged, of another version, or lists other shards.
     """
 
-    def __init__(
-        self,
-        shards: Shards,
-        *,
-        index: str | Path | None = None,
-        store: Store | None = None,
-        content: tuple[str, bytes] | None = None,
-        max_member_bytes: int = MAX_MEMBER_BYTES,
-    ) -> None:
-        self.store = store or Store()
-        content = content or _index_content(shards, self.store, index)
+    _pool: ThreadPoolExecutor | None
+    _downloads: BackgroundDownloads | None
+
+    def __init__(self, shards: Shards, store: Store, index: str | Path | None = None) -> None:
+        self.store = store
+        content = _index_content(shards, store, index)
         if content is None:
-            raise IndexFileError(
-                f"there is no index of these shards. Run: {_COMMAND}; or stream them without: "
+            raise NoRemoteIndexError(
+                f"there is no index of these shards. Run: {COMMAND}; or stream them without: "
                 "rf.sources.ShardStream(urls, store=...).",
                 shard=shown(index_urls(shards)[0]),
             )
@@ -125,9 +104,9 @@ class RemoteShardSource(ShardSource):
         folder = Path(tempfile.mkdtemp(prefix="resflow-index-"))
         weakref.finalize(self, _remove, folder, os.getpid())
         path = folder / split_query(url)[0].rpartition("/")[2]
-        _keep(path, data, url)
+        _save(path, data, url)
         try:
-            found = open_index_file(path, command=_COMMAND, check=False)
+            found = open_index_file(path, command=COMMAND, check=False)
         except IndexFileError as error:
             raise IndexFileError(error.message, shard=shown(url)) from error
         self._urls, self._url = stream_names(shards), url
@@ -135,21 +114,32 @@ class RemoteShardSource(ShardSource):
         if [shard.name for shard in found.shards] != named:
             raise IndexFileError(
                 f"the index is stale: it lists {len(found.shards)} shards, the pattern names {len(named)}, and the "
-                f"lists differ. Run: {_COMMAND}",
+                f"lists differ. Run: {COMMAND}",
                 shard=shown(url),
             )
         self._cache = None if self.store.cache is None else ShardCache(Path(self.store.cache), self.store.cache_bytes)
         self._fetcher = Fetcher(self.store, FirstEtags(folder))
-        super().__init__(found, max_member_bytes=max_member_bytes)
+        self.index, self.shown = found, tuple(map(shown, self._urls))
+        self._reset()
 
-    def names(self, sample_ids: npt.NDArray[np.int64]) -> list[tuple[str, str]]:
-        """URL of the shard, without its secrets, and key of each sample, for messages."""
-        found = super().names(sample_ids)
-        shards = self.index.shard[sample_ids].tolist()
-        urls = {shard: shown(self._urls[shard]) for shard in set(shards)}
-        return [(urls[shard], key) for shard, (_, key) in zip(shards, found, strict=True)]
+    def read(self, spans: Sequence[Span], files: Files) -> Iterator[bytes]:
+        """The bytes of each span, in order; ShardError where they cannot be had, or a shard was changed."""
+        if self._process != os.getpid():
+            self._reset()
+        with self._lock:
+            if self._pool is None:
+                self._pool = ThreadPoolExecutor(self.store.connections, thread_name_prefix="resflow-store")
+            if self._cache is not None and self._downloads is None:
+                self._downloads = BackgroundDownloads(self._fetcher, self._cache)
+        waiting = [self._pool.submit(self._span, span, files) for span in spans]
+        try:
+            for read in waiting:
+                yield read.result()
+        finally:
+            for read in waiting:
+                read.cancel()
 
-    def read_ahead(self, sample_ids: npt.NDArray[np.int64]) -> None:
+    def read_ahead(self, spans: Sequence[Span], files: Files) -> None:
         """Nothing: worker processes are what reads ahead."""
 
     def fill_cache(self, timeout: float) -> None:
@@ -158,28 +148,30 @@ class RemoteShardSource(ShardSource):
         Args:
             timeout: seconds to wait at most.
         """
-        if self._filler is not None:
-            self._filler.join(timeout)
+        if self._downloads is not None:
+            self._downloads.join(timeout)
 
     def close(self) -> None:
         """Close connections and shards; a later read opens them again."""
         if self._process == os.getpid():
-            if self._filler is not None:
-                self._filler.close()
+            if self._downloads is not None:
+                self._downloads.close()
             if self._pool is not None:
                 self._pool.shutdown(wait=False, cancel_futures=True)
             self._fetcher.close()
-        super().close()
+        self._reset()
 
     def __getstate__(self) -> dict[str, Any]:
-        names = ("store", "_urls", "_url", "_cache", "_fetcher")
-        return super().__getstate__() | {name: getattr(self, name) for name in names}
+        names = ("store", "index", "shown", "_urls", "_url", "_cache", "_fetcher")
+        return {name: getattr(self, name) for name in names}
 
-    def _ask_ahead(self, runs: Sequence[Run]) -> None:
-        """Nothing, as above."""
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._reset()
 
-    def _find_tiers(self) -> Tiers | None:
-        path = self.shard_index.path
+    def open_tiers(self, index: ShardIndex, command: str) -> Tiers | None:
+        """The tiers whose index lies beside that of the shards; IndexFileError where it is damaged or stale."""
+        path = index.path
         if path is None:
             return None
         place, query = split_query(self._url)
@@ -188,9 +180,9 @@ class RemoteShardSource(ShardSource):
         content = self._fetcher.read_whole(url)
         if content is None:
             return None
-        _keep(tiers_path(path), content, url)
+        _save(tiers_path(path), content, url)
         try:
-            tiers = open_tiers(self.shard_index, command=self._command, check=False)
+            tiers = open_tiers(index, command=command, check=False)
         except IndexFileError as error:
             raise IndexFileError(error.message, shard=shown(url)) from error
         if tiers is not None:
@@ -199,45 +191,27 @@ class RemoteShardSource(ShardSource):
         return tiers
 
     def _reset(self) -> None:
-        super()._reset()
-        self._pool: ThreadPoolExecutor | None = None
-        self._filler: BackgroundDownloads | None = None
-        self._kept: OrderedDict[int, _Kept] = OrderedDict()
+        self._open, self._process, self._lock = OpenFiles(), os.getpid(), threading.Lock()
+        self._pool, self._downloads = None, None
         self._chosen = np.zeros(0, np.bool_)
 
-    def _fetch(self, runs: Sequence[Run]) -> Iterator[bytes]:
-        if self._process != os.getpid():
-            self._reset()
-        with self._lock:
-            if self._pool is None:
-                self._pool = ThreadPoolExecutor(self.store.connections, thread_name_prefix="resflow-store")
-            if self._cache is not None and self._filler is None:
-                self._filler = BackgroundDownloads(self._fetcher, self._cache)
-        waiting = [self._pool.submit(self._run, run) for run in runs]
-        try:
-            for read in waiting:
-                yield read.result()
-        finally:
-            for read in waiting:
-                read.cancel()
-
-    def _run(self, run: Run) -> bytes:
-        size = self._bytes_of(run.shard)
+    def _span(self, span: Span, files: Files) -> bytes:
+        size = files(span.shard).size
         if self._cache is not None and self.store.piece_bytes is not None:
-            return self._by_pieces(self._cache, self.store.piece_bytes, run, size)
-        kept = self._open_kept(run.shard, size)
-        if kept is None:
-            return self._fetcher.read(self._urls[run.shard], run.start, run.end, size=size)
-        return kept.read(run.start, run.end, shown(self._urls[run.shard]))
+            return self._by_pieces(self._cache, self.store.piece_bytes, span, size)
+        file = self._open_cached(span.shard, size, files)
+        if file is None:
+            return self._fetcher.read(self._urls[span.shard], span.start, span.end, size=size)
+        return file.read(span.start, span.end)
 
-    def _by_pieces(self, cache: ShardCache, length: int, run: Run, size: int) -> bytes:
-        """The bytes of a run, out of the pieces of its shard that it lies in."""
-        url = self._urls[run.shard]
+    def _by_pieces(self, cache: ShardCache, length: int, span: Span, size: int) -> bytes:
+        """The bytes of a span, out of the pieces of its shard that it lies in."""
+        url = self._urls[span.shard]
         stamp = self._fetcher.stamp_once(url, size)
         parts = []
-        for first in range(run.start // length * length, run.end, length):
+        for first in range(span.start // length * length, span.end, length):
             piece = first, min(first + length, size)
-            start, end = max(run.start, first), min(run.end, piece[1])
+            start, end = max(span.start, first), min(span.end, piece[1])
             descriptor = cache.open(url, stamp, piece)
             if descriptor is None:
                 content = (self._fetcher.read(url, *piece, size=size) for _ in range(1))  # asked for if it is wanted
@@ -246,82 +220,36 @@ class RemoteShardSource(ShardSource):
             if descriptor is None:  # on its way by another, or there is no room
                 parts.append(self._fetcher.read(url, start, end, size=size))
             else:
-                parts.append(_Kept(descriptor, first).read(start, end, shown(url)))
+                parts.append(OpenFile(descriptor, shown(url), first, cached=True).read(start, end))
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
-    def _open_kept(self, number: int, size: int) -> _Kept | None:
+    def _open_cached(self, number: int, size: int, files: Files) -> OpenFile | None:
         """A shard in the cache; where it is not there yet, it is asked for if it is to be there."""
-        if self._cache is None or self._filler is None:
+        if self._cache is None or self._downloads is None:
             return None
-        with self._lock:
-            kept = self._kept.get(number)
-            if kept is not None:
-                self._kept.move_to_end(number)
-                return kept
-        if not self._fits(number):
+        file = self._open.get(number)
+        if file is not None:
+            return file
+        if not self._fits(number, files):
             return None
         url = self._urls[number]
         stamp = self._fetcher.stamp_once(url, size)
         descriptor = self._cache.open(url, stamp)
         if descriptor is None:
-            self._filler.want(url, stamp, size)
+            self._downloads.want(url, stamp, size)
             return None
-        with self._lock:
-            kept = self._kept[number] = _Kept(descriptor)
-            if len(self._kept) > _OPEN:
-                self._kept.popitem(last=False)
-            return kept
+        return self._open.put(number, OpenFile(descriptor, shown(url), cached=True))
 
-    def _bytes_of(self, number: int) -> int:
-        """Bytes of a shard when it was indexed."""
-        return self._place(number)[1]
-
-    def _fits(self, number: int) -> bool:
+    def _fits(self, number: int, files: Files) -> bool:
         """Whether a shard is among those kept: as many as fit, always the same, lest they drive each other out."""
         if len(self._chosen) != len(self._urls):
-            originals = len(self.shard_index.shards)
+            originals = len(self.index.shards)
             order = np.roll(np.arange(len(self._urls)), -originals)  # tiers first: they are what is read most
-            total = np.cumsum([self._bytes_of(shard) for shard in order.tolist()])
+            total = np.cumsum([files(shard).size for shard in order.tolist()])
             chosen = np.zeros(len(order), np.bool_)
             chosen[order] = total <= self.store.cache_bytes
             self._chosen = chosen
         return bool(self._chosen[number])
-
-
-class _Kept:
-    """A shard or a piece in the cache, open; not evicted until the last thread that reads from it lets go.
-
-    Args:
-        descriptor: of its file; closed at last.
-        first: the shard's byte that the file begins with.
-    """
-
-    def __init__(self, descriptor: int, first: int = 0) -> None:
-        self._descriptor, self._first = descriptor, first
-
-    def read(self, start: int, end: int, shard: str) -> bytes:
-        parts = []
-        while start < end:
-            try:
-                part = os.pread(self._descriptor, end - start, start - self._first)
-            except OSError as error:
-                raise ShardError(
-                    f"cannot be read from the cache: {error.strerror}. Check the disk, or use Store(cache=None).",
-                    shard=shard,
-                    offset=start,
-                ) from error
-            if not part:
-                raise ShardError(
-                    "was cut short in the cache. Remove the cache folder, and leave its files alone.",
-                    shard=shard,
-                    offset=start,
-                )
-            parts.append(part)
-            start += len(part)
-        return parts[0] if len(parts) == 1 else b"".join(parts)
-
-    def __del__(self) -> None:
-        os.close(self._descriptor)
 
 
 def _index_content(shards: Shards, store: Store, index: str | Path | None = None) -> tuple[str, bytes] | None:
@@ -338,7 +266,7 @@ def _index_content(shards: Shards, store: Store, index: str | Path | None = None
         fetcher.close()
 
 
-def _keep(path: Path, content: bytes, url: str) -> None:
+def _save(path: Path, content: bytes, url: str) -> None:
     try:
         path.write_bytes(content)
     except OSError as error:
