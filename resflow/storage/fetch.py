@@ -58,7 +58,7 @@ class Fetcher:
 
         Raises:
             ShardError: they cannot be had within the deadline.
-            ConfigError: as above.
+            ConfigError: the scheme is not allowed, or its package is not installed.
         """
         try:
             with RemoteFile(self, url) as file:
@@ -70,19 +70,23 @@ class Fetcher:
         """Size and ETag of a file, of which one byte is asked for (an address signed for GET allows nothing else).
 
         Raises:
-            ShardError: as above.
-            ConfigError: as above.
+            ShardError: it cannot be asked for within the deadline.
+            ConfigError: the scheme is not allowed, or its package is not installed.
         """
         with RemoteFile(self, url, 0, 1, whole=True) as file:
             file.read(1)
             return file.stamp
 
     def stamp_once(self, url: str, size: int) -> Stamp:
-        """The same, asked for once; `size`: bytes of the file when it was indexed.
+        """Size and ETag of a file, asked for at the first call alone.
+
+        Args:
+            url: of the file.
+            size: its bytes when it was indexed.
 
         Raises:
-            ShardError: as above, or the file is not of this size.
-            ConfigError: as above.
+            ShardError: it cannot be asked for within the deadline, or is not of this size.
+            ConfigError: the scheme is not allowed, or its package is not installed.
         """
         if url not in self._stamps:
             with RemoteFile(self, url, 0, 1, size=size, whole=True) as file:
