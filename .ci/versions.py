@@ -17,7 +17,10 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 WORK = ROOT / "build" / "versions"
 PYTHONS = ("3.11", "3.12", "3.13", "3.14")
-TESTS = ("augment", "decode", "geometry", "plan", "sources", "targets", "test_extras.py", "test_loader.py")
+TESTS = ("augment", "decode", "geometry", "plan", "targets", "test_extras.py", "test_loader.py")
+TESTS += tuple(
+    f"sources/test_{name}.py" for name in ("index_file", "shards", "stream", "torchvision_datasets", "writer")
+)
 DOWNLOAD = 120  # seconds that a Python may take to come
 
 
