@@ -12,10 +12,10 @@ import torch
 import torch.utils.data
 from typing_extensions import TypeVar  # typing's own takes a default from Python 3.13 on
 
+from resflow.decode.registry import load_engine
 from resflow.errors import ConfigError
 from resflow.pipeline import Pipeline
 from resflow.plan import Buckets, EpochPlan, PixelBudget, World
-from resflow.session.builder import load_engine
 from resflow.session.device import on_cpu
 from resflow.session.finalize import BatchFinalizer
 from resflow.session.iterator import Loop

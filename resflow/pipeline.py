@@ -14,21 +14,20 @@ from resflow.augment.per_image_kinds import check as check_transform
 from resflow.augment.per_image_kinds import view_error
 from resflow.augment.per_image_text import transform_text
 from resflow.config import Node, pipeline_file, read_fields
+from resflow.decode import engine_names
 from resflow.errors import ConfigError
 from resflow.evaluation import evaluation_fields
 from resflow.extras import needed_for
 from resflow.geometry import Fit, RandomResizedCrop, View
 from resflow.geometry.ramp import has_ramp, resolution_progress
+from resflow.images import MAX_PIXELS
 from resflow.normalize import Normalize
 from resflow.pipeline_fields import DTYPES, MEMORY_FORMATS, READERS
 from resflow.plan import Buckets, Schedule, as_schedule
 from resflow.skip import Skip
 from resflow.targets import Targets
 
-MAX_PIXELS = 178_956_970
-"""Of the largest image that is decoded unless `Pipeline.max_pixels` says otherwise: where Pillow, too, refuses."""
 _LEFT_OUT = ("device", "on_error", "max_pixels", "strict", "memory_format")  # of `describe`
-_ENGINES = ("auto", "dali", "turbo", "pillow")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,7 +121,11 @@ class Pipeline:
                 "a number above 0, or None",
             ),
             ("max_pixels", _whole(self.max_pixels), "a whole number of pixels above 0"),
-            ("engine", self.engine in _ENGINES, f"one of {', '.join(_ENGINES)}"),
+            (
+                "engine",
+                self.engine in engine_names(),
+                f"one of {', '.join(engine_names())}",
+            ),
             ("device", _device(self.device), '"cpu", "cuda" or "cuda:N"'),
             (
                 "strict",

@@ -10,8 +10,6 @@ from resflow.errors import ConfigError
 from resflow.extras import needed_for
 from resflow.geometry.ramp import has_ramp
 
-_OWN = ("Mosaic", "MixUp", "CutMix", "CopyPaste", "RandomChoice")
-
 
 def named_operation(name: str, fields: Mapping[str, Any]) -> Any:
     """An augmentation of Kornia's or of ours.
@@ -30,9 +28,14 @@ def named_operation(name: str, fields: Mapping[str, Any]) -> Any:
     with needed_for(f"{name!r} in augment needs"):
         import kornia.augmentation.auto
 
-    import resflow.augment
+    from resflow.augment.copy_paste import CopyPaste
+    from resflow.augment.mixing import CutMix, MixUp
+    from resflow.augment.mosaic import Mosaic
+    from resflow.augment.ramped import Ramped
+    from resflow.augment.random_choice import RandomChoice
 
-    kinds = {own: getattr(resflow.augment, own) for own in _OWN}
+    ours = (Mosaic, MixUp, CutMix, CopyPaste, RandomChoice)
+    kinds: dict[str, Any] = {own.__name__: own for own in ours}
     modules = vars(kornia.augmentation) | vars(kornia.augmentation.auto)
     kinds |= {kind: cls for kind, cls in modules.items() if isinstance(cls, type) and kind not in kinds}
     plain = {_plain(kind): kind for kind in kinds}
@@ -44,8 +47,8 @@ def named_operation(name: str, fields: Mapping[str, Any]) -> Any:
     if kind == "RandomChoice" and isinstance(fields.get("operations"), tuple):
         fields = dict(fields) | {"operations": [_nested(part) for part in fields["operations"]]}
     try:
-        if has_ramp(tuple(fields.values())) and kind not in _OWN:
-            return resflow.augment.Ramped(kinds[kind], **fields)
+        if has_ramp(tuple(fields.values())) and kinds[kind] not in ours:
+            return Ramped(kinds[kind], **fields)
         return kinds[kind](**fields)
     except ConfigError:
         raise

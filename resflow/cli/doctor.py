@@ -86,10 +86,10 @@ def _jpeg_engines() -> int:
 
 def _engines() -> dict[str, dict[str, Any]]:
     """Whether each engine opens here, and why not."""
-    from resflow.decode import native, open_engine
+    from resflow.decode import engine_names, native, open_engine
 
     found = {}
-    for name in ("turbo", "dali", "pillow"):
+    for name in engine_names()[1:]:
         try:
             why = native.missing() if name == "turbo" else ""
             if not why:

@@ -42,8 +42,9 @@ __all__ = [
 
 MAX_SIDE = 65_535
 """Largest height or width that is accepted, in pixels."""
-MAX_PIXELS = 2**31 - 1
-"""Largest height times width that is accepted: an index can hold it. What is decoded is limited by engines."""
+MAX_PIXELS = 178_956_970
+"""Largest height times width that is decoded unless `Pipeline.max_pixels` says otherwise: where Pillow refuses, too."""
+_MAX_INDEXED = 2**31 - 1  # height times width of what an index holds
 MAX_SCANS = 100
 """Scans of a JPEG that is decoded: each costs time by the pixels and next to no bytes. Encoders write about ten."""
 
@@ -78,7 +79,7 @@ def read_header(data: Bytes) -> ImageHeader:
 
     Raises:
         HeaderTruncatedError: more bytes are needed; `needed` says how many.
-        HeaderError: no known format, a damaged header, a zero size, or a size beyond MAX_SIDE or MAX_PIXELS.
+        HeaderError: no known format, a damaged header, a zero size, or a size beyond MAX_SIDE or 2**31 - 1 pixels.
     """
     found = _format(data)
     if found is None and len(data) < 12:
@@ -162,10 +163,10 @@ def _checked(found: Format, stored: Stored) -> ImageHeader:
     height, width, orientation = stored
     if height < 1 or width < 1:
         raise broken(found, f"size is {height}x{width} (HxW); both must be at least 1")
-    if height > MAX_SIDE or width > MAX_SIDE or height * width > MAX_PIXELS:
+    if height > MAX_SIDE or width > MAX_SIDE or height * width > _MAX_INDEXED:
         raise broken(
             found,
-            f"size is {height}x{width} (HxW); at most {MAX_SIDE} a side and {MAX_PIXELS} pixels are accepted",
+            f"size is {height}x{width} (HxW); at most {MAX_SIDE} a side and {_MAX_INDEXED} pixels are accepted",
         )
     if orientation >= 5:
         height, width = width, height

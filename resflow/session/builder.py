@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 from collections.abc import Sequence
 from dataclasses import replace
@@ -16,7 +15,8 @@ from resflow.augment.per_image_kinds import is_untraced
 from resflow.augment.place import place_pixels
 from resflow.batch import Batch
 from resflow.decode import open_engine
-from resflow.decode.base import Encoded, LimitedDecoder, Notice, Pixels, without_library
+from resflow.decode.base import Encoded, Notice, Pixels
+from resflow.decode.registry import LimitedDecoder, find_engine
 from resflow.geometry import Geometry, apply_views
 from resflow.pipeline import Pipeline
 from resflow.plan import PlannedBatch
@@ -27,15 +27,6 @@ from resflow.session.meter import Stopwatch
 from resflow.session.shared_memory import room_for_images
 from resflow.skip import Tolerated
 from resflow.sources import Sample
-
-
-def load_engine(name: str) -> None:
-    """Load an engine's code into this process: what it starts inherits it.
-
-    Args:
-        name: of the engine.
-    """
-    importlib.import_module(f"resflow.decode.{without_library(name)}")
 
 
 class BatchBuilder:
@@ -55,7 +46,7 @@ class BatchBuilder:
     ) -> None:
         self.pipeline = pipeline
         self._seed, self._max_batch, self._threads = seed, max_batch, threads
-        self._engine_name, self._engine_device = engine, engine_device
+        self._engine_kind, self._engine_device = find_engine(engine), engine_device
         self._places_on_device = torch.device(engine_device).type != "cpu"
         """Whether images that a dataset gives as pixels are placed on the engine's device, by `place_pixels`."""
         self._engine: LimitedDecoder | None = None
@@ -158,7 +149,7 @@ class BatchBuilder:
         here = os.getpid()
         if self._engine is None or self._engine_process != here:
             self._engine = open_engine(
-                self._engine_name,
+                self._engine_kind,
                 device=self._engine_device,
                 fill=self.pipeline.fit.fill,
                 threads=self._threads if here == self._home_process else 1,

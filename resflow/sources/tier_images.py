@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from resflow.errors import HeaderError, SampleError
-from resflow.images import MAX_SCANS, count_scans, whole_header
+from resflow.images import MAX_PIXELS, MAX_SCANS, count_scans, whole_header
 from resflow.images.pillow import DAMAGE, open_image, rgb_pixels
 from resflow.plan.tiers import tier_size
 
@@ -27,7 +27,6 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-_MAX_PIXELS = 89_000_000  # Pillow warns above; such an image is read as it is
 
 
 def shrink(encoded: bytes, size: tuple[int, int], sides: Sequence[int], quality: int = QUALITY) -> list[bytes | None]:
@@ -63,7 +62,7 @@ def _shrunk(encoded: bytes, size: tuple[int, int], sides: Sequence[int], quality
     header = whole_header(encoded)
     if (header.height, header.width) != size:
         raise ValueError(f"it is {header.height}x{header.width} (HxW), {size[0]}x{size[1]} by the index")
-    if size[0] * size[1] > _MAX_PIXELS:
+    if size[0] * size[1] > MAX_PIXELS // 2:  # where Pillow begins to warn; such an image is read as it is
         raise ValueError(f"{size[0]}x{size[1]} pixels (HxW) are too many")
     if header.format == "jpeg" and (scans := count_scans(encoded)) > MAX_SCANS:
         raise ValueError(f"it has {scans} scans, at most {MAX_SCANS} are accepted: decoding would take very long")

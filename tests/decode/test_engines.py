@@ -7,7 +7,7 @@ import io
 import struct
 import sys
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +15,8 @@ import pytest
 import torch
 from PIL import Image
 
-from resflow import decode
-from resflow.decode import Decoder, open_engine
+from resflow import DataLoader, Pipeline, decode
+from resflow.decode import Decoder, EngineOptions, engine_names, open_engine, register_engine, registry
 from resflow.decode.turbo import TurboDecoder
 from resflow.errors import ConfigError, DecodeError
 from resflow.geometry import Fit, Rotate
@@ -224,13 +224,70 @@ def test_missing_dali_names_the_way_out(monkeypatch: pytest.MonkeyPatch) -> None
         open_engine("dali")
 
 
-@pytest.mark.parametrize("module", ["__init__", "base"])
+@pytest.mark.parametrize("module", ["__init__", "base", "registry"])
 def test_importing_the_package_loads_no_engine(module: str) -> None:
     tree = ast.parse((Path(decode.__file__).parent / f"{module}.py").read_text())
     loaded = [node.module for node in tree.body if isinstance(node, ast.ImportFrom)]
     assert loaded
     assert not [name for name in loaded if name and name.rsplit(".", 1)[-1] in ("turbo", "dali", "pillow")]
     assert not [name for name in loaded if name and name.startswith(("nvidia", "simplejpeg", "PIL"))]
+
+
+class Grey:
+    """An engine of one's own: every pixel is of one grey."""
+
+    def __init__(self, options: EngineOptions) -> None:
+        self.options = options
+
+    def decode(
+        self,
+        encoded: Sequence[object],
+        geometry: Geometry,
+        out: torch.Tensor | None = None,
+        interpolation: object = "bilinear",
+        warp: object = "bilinear",
+    ) -> torch.Tensor:
+        shape = (len(encoded), 3, *geometry.output_size)
+        return (torch.empty(shape, dtype=torch.uint8) if out is None else out).fill_(77)
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.fixture
+def grey(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "_ENGINES", dict(registry._ENGINES))
+    register_engine("grey-77", Grey)
+
+
+@pytest.mark.usefixtures("grey")
+@pytest.mark.parametrize(("workers", "context"), [(0, None), (1, "fork"), (1, "spawn")])
+def test_an_engine_of_ones_own_decodes_for_the_loader(workers: int, context: str | None) -> None:
+    images = [(samples.jpeg(40, 56, seed), seed) for seed in range(4)]
+    pipeline = Pipeline(resolution=32, targets="class", engine="grey-77", normalize=None)
+    loader = DataLoader(images, 2, num_workers=workers, multiprocessing_context=context, pipeline=pipeline)
+    batches = list(loader)
+    assert [batch.targets.tolist() for batch in batches] == [[0, 1], [2, 3]]
+    assert all((batch.images == 77).all() for batch in batches)
+    assert "grey-77" in engine_names()
+
+
+@pytest.mark.usefixtures("grey")
+def test_engines_that_cannot_be_registered_are_named() -> None:
+    register_engine("grey-77", Grey)  # again is no fault
+    for name, message in (
+        ("auto", "other than"),
+        ("a b", "a name of letters"),
+        ("turbo", "there is an engine 'turbo'"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            register_engine(name, Grey)
+    with pytest.raises(ConfigError, match="needs a callable and devices among"):
+        register_engine("other", Grey, devices=("tpu",))
+    with pytest.raises(ConfigError, match="engine 'grey-77' decodes on the CPU; got device 'cuda'"):
+        open_engine("grey-77", device="cuda")
+    with pytest.raises(ConfigError, match="one of auto, turbo, dali, pillow, grey-77"):
+        Pipeline(resolution=32, engine="gray")
 
 
 @pytest.mark.parametrize("name", ["turbo", "dali", "pillow"])

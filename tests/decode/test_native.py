@@ -16,9 +16,9 @@ import pytest
 import torch
 
 from resflow.decode import native, open_engine, place, resample
-from resflow.decode.base import _warn_once
 from resflow.decode.native import build
 from resflow.decode.planes import to_planes
+from resflow.decode.registry import _warn_once
 from resflow.decode.turbo import TurboDecoder
 from resflow.errors import ConfigError
 from tests.decode import samples

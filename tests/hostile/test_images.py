@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import subprocess
 import sys
@@ -12,10 +13,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
-import resflow.pipeline
 from resflow import Pipeline
-from resflow.decode import base, open_engine
+from resflow.decode import open_engine
 from resflow.errors import ConfigError, DecodeError
 from resflow.geometry.affine import Geometry, identity
 from resflow.images import MAX_PIXELS, count_scans
@@ -93,12 +94,14 @@ def test_max_pixels_is_checked_before_decoding(name: str) -> None:
 
 def test_pixels_that_a_dataset_decoded_itself_are_not_limited() -> None:
     where = Geometry(identity(1), np.array([[100, 120]], np.int32), (32, 32))
-    open_engine("turbo", max_pixels=10).decode([np.zeros((100, 120, 3), np.uint8)], where)
+    placed = open_engine("turbo", max_pixels=10).decode([np.full((100, 120, 3), 7, np.uint8)], where)
+    assert placed.shape == (1, 3, 32, 32)
+    assert (placed == 7).all()
 
 
-def test_the_default_limit_is_one() -> None:
-    assert resflow.pipeline.MAX_PIXELS == base.MAX_PIXELS == Pipeline(resolution=32).max_pixels == 178_956_970
-    assert base.MAX_PIXELS < MAX_PIXELS < 65_500**2
+def test_the_default_limit_is_that_of_pillow() -> None:
+    limit = inspect.signature(open_engine).parameters["max_pixels"].default
+    assert limit == Pipeline(resolution=32).max_pixels == MAX_PIXELS == 2 * Image.MAX_IMAGE_PIXELS
 
 
 @pytest.mark.parametrize("value", [0, -1, 1.5, True, "many"])
