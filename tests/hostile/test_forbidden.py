@@ -26,7 +26,7 @@ LOADERS = {f"yaml.{name}" for name in ("Loader", "UnsafeLoader", "FullLoader", "
 SAFE = {"shell": False, "allow_pickle": False, "weights_only": True}
 """Arguments, and the only value that they may have."""
 
-BETWEEN_OWN_PROCESSES = {"runtime/parcel.py", "sources/ray_tasks.py"}
+BETWEEN_OWN_PROCESSES = {"session/transport.py", "sources/ray_tasks.py"}
 """Files that pickle what processes of one loader, or of one Ray job, send each other; none of it was ever stored."""
 WHEN_BUILT = {"decode/native/build.py"}
 """Files that run a compiler, on our own sources, when Resflow is built; nothing imports them."""
@@ -72,6 +72,10 @@ def dotted(node: ast.expr, names: dict[str, str]) -> str:
     if isinstance(node, ast.Attribute) and (before := dotted(node.value, names)):
         return f"{before}.{node.attr}"
     return ""
+
+
+def test_exceptions_are_files_of_the_package() -> None:
+    assert [name for name in sorted(BETWEEN_OWN_PROCESSES | WHEN_BUILT) if not (ROOT / name).is_file()] == []
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
