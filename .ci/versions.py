@@ -21,7 +21,7 @@ TESTS = ("augment", "decode", "geometry", "plan", "targets", "test_extras.py", "
 TESTS += tuple(
     f"sources/test_{name}.py" for name in ("index_file", "shards", "stream", "torchvision_datasets", "writer")
 )
-DOWNLOAD = 120  # seconds that a Python may take to come
+DOWNLOAD = 45  # seconds that a Python may take to come
 
 
 def main() -> int:
