@@ -20,7 +20,7 @@ from resflow.errors import WorkerError
 multiprocessing.set_forkserver_preload(["resflow", "resflow.decode.turbo"])
 
 
-@pytest.mark.parametrize("phase", ["starting", "handing over", "loop body", "between epochs"])  # all: fifty, below
+@pytest.mark.parametrize("phase", ["starting", "decoding", "handing over", "loop body", "between epochs"])
 def test_a_killed_worker_is_an_error_at_the_next_step_and_leaves_nothing(phase: str) -> None:
     row = kill_in(phase, "fork", 2)
     assert row.sound(), f"\n{HEADER}\n{row}"
