@@ -22,9 +22,8 @@ from resflow.session.iterator import Loop
 from resflow.session.meter import Meter, ready_batches
 from resflow.session.open_session import open_session
 from resflow.session.plain import PlainPass, PlainSession, plain_pass
-from resflow.session.planned import PlannedSession
+from resflow.session.session import Session
 from resflow.session.stats import Stats
-from resflow.session.streamed import StreamSession
 from resflow.session.torch_compat import can_make_iterators, forget, is_under_way, persisting, set_facts
 from resflow.session.torch_iterators import InProcess, OverWorkers, begin_iterator
 from resflow.session.workers import WorkerInit, check_may_start, watch_workers
@@ -94,7 +93,7 @@ class DataLoader(torch.utils.data.DataLoader[T_co], Generic[T_co]):
     skipped: tuple[Skipped, ...]
     """Bad samples that this rank skipped in the pass under way, or else the last (`Pipeline(on_error=Skip(...))`)."""
 
-    _resflow_session: PlannedSession | StreamSession | None = None
+    _resflow_session: Session | None = None
     _meter: Meter | None = None
     _plain_place: PlainSession | None = None
     _plain_pass: PlainPass | None = None
@@ -133,9 +132,9 @@ class DataLoader(torch.utils.data.DataLoader[T_co], Generic[T_co]):
             "generator": generator,
             "pin_memory_device": pin_memory_device,
         }
-        session: PlannedSession | StreamSession
+        session: Session
         planner = getattr(batch_sampler, "session", None)  # a trainer builds the loader anew from its parts
-        if isinstance(planner, PlannedSession):
+        if isinstance(planner, Session):
             session = planner
         elif pipeline is None:
             if isinstance(dataset, str | Path):
@@ -189,7 +188,7 @@ class DataLoader(torch.utils.data.DataLoader[T_co], Generic[T_co]):
             collate_fn if isinstance(collate_fn, BatchFinalizer) else BatchFinalizer(session.pipeline, collate_fn)
         )
         batches: Any = session.dataset  # of batches, where PyTorch's types expect samples
-        walker = session.sampler if isinstance(session, PlannedSession) else None
+        walker = session.sampler
         super().__init__(
             batches,
             batch_size=None if walker is None else 1,
@@ -235,7 +234,7 @@ class DataLoader(torch.utils.data.DataLoader[T_co], Generic[T_co]):
             meter.depth = ready_batches(made)
             return Loop(self, session, made, steps, meter)
         if self.num_workers:
-            load_engine(session.engine)
+            load_engine(session.pipeline.decoder)
         with on_cpu():
             batches = begin_iterator(self, session, self._get_iterator if guest else super().__iter__, guest=guest)
         meter.depth = ready_batches(batches)
@@ -259,16 +258,10 @@ class DataLoader(torch.utils.data.DataLoader[T_co], Generic[T_co]):
 
     def __len__(self) -> int:
         session = self._resflow_session
-        if isinstance(session, PlannedSession):
-            session.asked(sys._getframe(1))
-            session.ranks.told(length := super().__len__())
-            return length
-        if isinstance(session, StreamSession):
-            raise TypeError(
-                "a stream's number of batches is not known before its end; index the shards (resflow index) for an "
-                "exact length"
-            )
-        return super().__len__()
+        if session is None:
+            return super().__len__()
+        session.asked(sys._getframe(1))
+        return session.told_length()
 
     def __getattr__(self, name: str) -> Any:
         # Given by no attribute, so that without a pipeline PyTorch's own surface is all there is.
@@ -332,7 +325,7 @@ class DataLoader(torch.utils.data.DataLoader[T_co], Generic[T_co]):
         Raises:
             ConfigError: a loader without a pipeline, or over a stream.
         """
-        if not isinstance(self._resflow_session, PlannedSession):
+        if self._resflow_session is None:
             raise ConfigError(
                 "DataLoader.plan needs a pipeline and data of known sizes. Pass DataLoader(..., "
                 "pipeline=Pipeline(...)), and index shards with `resflow index`."

@@ -29,6 +29,11 @@ from resflow.skip import Tolerated
 from resflow.sources import Sample
 
 
+def decodes_on_gpu(pipeline: Pipeline) -> bool:
+    """Whether the engine decodes on a GPU: in the loop's own process then, never in workers."""
+    return pipeline.decoder == "dali" and torch.device(pipeline.device).type == "cuda"
+
+
 class BatchBuilder:
     """Places and decodes planned batches; one engine for each process, opened when first used.
 
@@ -37,17 +42,13 @@ class BatchBuilder:
         seed: the loader's seed.
         max_batch: the most samples a batch holds.
         threads: decoding threads of the engine in the process that made this; workers use one.
-        engine: name of the engine.
-        engine_device: where the engine decodes.
     """
 
-    def __init__(
-        self, pipeline: Pipeline, *, seed: int, max_batch: int, threads: int, engine: str, engine_device: str
-    ) -> None:
+    def __init__(self, pipeline: Pipeline, *, seed: int, max_batch: int, threads: int) -> None:
         self.pipeline = pipeline
         self._seed, self._max_batch, self._threads = seed, max_batch, threads
-        self._engine_kind, self._engine_device = find_engine(engine), engine_device
-        self._places_on_device = torch.device(engine_device).type != "cpu"
+        self._engine_kind, self._places_on_device = find_engine(pipeline.decoder), decodes_on_gpu(pipeline)
+        self._engine_device = pipeline.device if self._places_on_device else "cpu"
         """Whether images that a dataset gives as pixels are placed on the engine's device, by `place_pixels`."""
         self._engine: LimitedDecoder | None = None
         self._looked = False

@@ -10,8 +10,7 @@ from resflow.batch import Batch
 from resflow.errors import ResflowError
 from resflow.session.device import on_cpu
 from resflow.session.meter import Meter
-from resflow.session.planned import PlannedSession
-from resflow.session.streamed import StreamSession
+from resflow.session.session import Session
 from resflow.session.trainers import TrackedLoop
 from resflow.session.workers import READ_ERRORS, WorkerWatch
 
@@ -33,7 +32,7 @@ class Loop(Iterator[Any]):
     def __init__(
         self,
         loader: Any,
-        session: PlannedSession | StreamSession,
+        session: Session,
         batches: Iterator[Any],
         steps: int | None,
         meter: Meter,

@@ -15,6 +15,7 @@ from resflow.pipeline import Pipeline
 from resflow.plan import PixelBudget, World
 from resflow.session.device import local_device
 from resflow.session.planned import PlannedSession
+from resflow.session.session import Session
 from resflow.session.skip import is_of_sample
 from resflow.session.streamed import StreamSession
 from resflow.skip import Skip
@@ -42,7 +43,7 @@ def open_session(
     sizes: Any,
     sampler: Any = None,
     batch_sampler: Any = None,
-) -> PlannedSession | StreamSession:
+) -> Session:
     """The session of a loader.
 
     Args:
@@ -69,6 +70,8 @@ def open_session(
     """
     if world is not None and not isinstance(world, World):
         raise ConfigError(f"world must be a World(rank, size); got {world!r}")
+    if not isinstance(batch_size, PixelBudget) and (type(batch_size) is not int or batch_size < 1):
+        raise ConfigError(f"batch_size must be a whole number above 0, or a PixelBudget; got {batch_size!r}")
     device = local_device(pipeline.device)
     if device != pipeline.device:
         pipeline = replace(pipeline, device=device)

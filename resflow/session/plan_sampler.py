@@ -8,14 +8,39 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from torch.utils.data import DistributedSampler
 
-from resflow.plan import PlannedBatch
+from resflow.plan import PixelBudget, PlannedBatch, World
 
-if TYPE_CHECKING:
-    from resflow.session.planned import PlannedSession
+
+class Walked(Protocol):
+    """What the samplers tell of: a `PlannedSession`."""
+
+    batch_size: int | PixelBudget
+    epoch: int
+
+    @property
+    def even(self) -> bool:
+        """Whether all ranks' batches are equally long."""
+
+    @property
+    def world(self) -> World:
+        """The rank."""
+
+    @property
+    def samples(self) -> int:
+        """Samples of an epoch over all ranks."""
+
+    def length(self, epoch: int) -> int:
+        """Batches of an epoch."""
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch of the next pass."""
+
+    def batches(self) -> Iterator[PlannedBatch]:
+        """This rank's batches of a pass."""
 
 
 class SampleOrder(DistributedSampler[Any]):
@@ -71,7 +96,7 @@ class PlanSampler(DistributedSampler[Any]):
         session: the plan and the place in it.
     """
 
-    def __init__(self, session: PlannedSession) -> None:
+    def __init__(self, session: Walked) -> None:
         self.session = session
         self.restored: tuple[int, bool] | None = None
         """The epoch of a place that was restored, and whether that epoch was complete."""

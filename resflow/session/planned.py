@@ -24,6 +24,7 @@ from resflow.plan import (
     lay_out,
     learn_buckets,
 )
+from resflow.session.builder import decodes_on_gpu
 from resflow.session.finalize import Failure
 from resflow.session.passes import Passes
 from resflow.session.plan_sampler import PlanSampler
@@ -76,7 +77,7 @@ class PlannedSession:
         source: Source,
         pipeline: Pipeline,
         *,
-        batch_size: int | PixelBudget | None,
+        batch_size: int | PixelBudget,
         shuffle: bool,
         drop_last: bool,
         seed: int,
@@ -88,8 +89,6 @@ class PlannedSession:
         sampler: Any = None,
         batch_sampler: Any = None,
     ) -> None:
-        if not isinstance(batch_size, PixelBudget) and (type(batch_size) is not int or batch_size < 1):
-            raise ConfigError(f"batch_size must be a whole number above 0, or a PixelBudget; got {batch_size!r}")
         self.pipeline, self.prefetch = pipeline, prefetch
         self._seed, self._shuffle, self.ranks = seed, shuffle, Ranks(world)
         self.buckets = _buckets(pipeline, source)
@@ -97,20 +96,16 @@ class PlannedSession:
         self._layout = lay_out(source.index, self.buckets, self._mixture)
         self._decorrelate = decorrelate
         self._planned: tuple[int, _Order, BlockPlan | EpochPlan] | None = None
-        on_gpu = torch.device(pipeline.device).type == "cuda"
-        engine = pipeline.decoder
-        self.in_this_process = on_gpu and engine == "dali"
+        self.in_this_process = decodes_on_gpu(pipeline)
         self.dataset = PlannedDataset(
             source,
             pipeline,
-            engine=engine,
-            engine_device=pipeline.device if self.in_this_process else "cpu",
             seed=seed,
             max_batch=_most_samples(batch_size, self.buckets),
             threads=threads,
         )
         self.batch_size, self.drop_last, self._even = batch_size, drop_last, even
-        self.engine, self.source = engine, source
+        self.source = source
         self._given = None if sampler is None and batch_sampler is None else self._order_of(sampler, batch_sampler)
         self.epoch = self.step = self._start = 0
         self._begun = False
@@ -165,6 +160,11 @@ class PlannedSession:
     def length(self, epoch: int) -> int:
         """Batches of an epoch."""
         return len(self._blocks(epoch)) if self._given is None else self._given.length(self.world.size)
+
+    def told_length(self) -> int:
+        """Batches of an epoch, as the loader tells them."""
+        self.ranks.told(length := len(self.sampler))
+        return length
 
     def asked(self, frame: FrameType) -> None:
         """Learn who asks for the length, the batches, or whether the loader is prepared (see `Ranks`)."""

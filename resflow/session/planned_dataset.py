@@ -65,21 +65,9 @@ class PlannedDataset(Dataset[Batch]):
         seed: the loader's seed.
         max_batch: the most samples a batch holds.
         threads: decoding threads of the engine in the process that made this dataset; workers use one.
-        engine: name of the engine.
-        engine_device: where the engine decodes.
     """
 
-    def __init__(
-        self,
-        source: Source,
-        pipeline: Pipeline,
-        *,
-        seed: int,
-        max_batch: int,
-        threads: int,
-        engine: str,
-        engine_device: str,
-    ) -> None:
+    def __init__(self, source: Source, pipeline: Pipeline, *, seed: int, max_batch: int, threads: int) -> None:
         self.source, self.pipeline = source, pipeline
         self._skips = isinstance(pipeline.on_error, Skip)
         self._tiered: tuple[TieredSource, Tiers, float] | None = None
@@ -87,9 +75,7 @@ class PlannedDataset(Dataset[Batch]):
             tiers = source.open_tiers()
             if tiers is not None:
                 self._tiered = source, tiers, pipeline.tier_quality
-        self._builder = BatchBuilder(
-            pipeline, seed=seed, max_batch=max_batch, threads=threads, engine=engine, engine_device=engine_device
-        )
+        self._builder = BatchBuilder(pipeline, seed=seed, max_batch=max_batch, threads=threads)
 
     def __len__(self) -> int:
         return len(self.source.index)

@@ -3,13 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from resflow.batch import Batch
 from resflow.session.finalize import Failure
+from resflow.session.passes import Passes
+from resflow.session.skip import SkipReport
 
-if TYPE_CHECKING:
-    from resflow.session.planned import PlannedSession
+
+class PlannedPosition(Protocol):
+    """The position that passes over a plan move: a `PlannedSession`."""
+
+    epoch: int
+    step: int
+    passes: Passes[PlannedPass]
+
+    @property
+    def report(self) -> SkipReport:
+        """What the pass begun last counts its skipped samples in."""
+
+    @property
+    def rank_samples(self) -> int:
+        """Samples of this rank's part of an epoch."""
+
+    def advance(self, epoch: int, step: int, report: SkipReport) -> None:
+        """Be at a step of an epoch."""
+
+    def end(self, epoch: int) -> None:
+        """An epoch ended."""
 
 
 class PlannedPass(Iterator[Batch]):
@@ -20,7 +41,7 @@ class PlannedPass(Iterator[Batch]):
     handed: int
     ended: bool
 
-    def __init__(self, session: PlannedSession, batches: Iterator[Batch | Failure]) -> None:
+    def __init__(self, session: PlannedPosition, batches: Iterator[Batch | Failure]) -> None:
         self._session, self._batches = session, batches
         self._epoch, self._step, self._report = session.epoch, session.step, session.report
         session.passes.begin(self)

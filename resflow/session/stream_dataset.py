@@ -1,8 +1,7 @@
 """Batches out of a stream of samples: what runs in each worker process, or in this one.
 
-Each worker reads its own stream, gathers samples with an `OnlineBucketer` and decodes the batches that come out. All
-that is random about a sample follows from (seed, epoch, sample number), where the number is its position in the
-stream times the number of streams plus the number of the stream, so that none comes twice in an epoch.
+Each worker gathers samples of its own stream with an `OnlineBucketer` and decodes the batches that come out. What is
+random about a sample follows from (seed, epoch, position in its stream * number of streams + number of the stream).
 """
 
 from __future__ import annotations
@@ -12,7 +11,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import torch
 import torch.utils.data
 
 from resflow.batch import Batch
@@ -399,5 +397,4 @@ class BucketedStream(torch.utils.data.IterableDataset[StreamMessage]):
 
 def _part() -> tuple[int, int]:
     """Which of how many worker processes this is."""
-    info = torch.utils.data.get_worker_info()
-    return (0, 1) if info is None else (info.id, info.num_workers)
+    return (0, 1) if (info := torch.utils.data.get_worker_info()) is None else (info.id, info.num_workers)

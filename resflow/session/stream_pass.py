@@ -6,15 +6,15 @@ import copy
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from resflow.batch import Batch
 from resflow.errors import ConfigError, ResflowError, WorkerError
+from resflow.session.duplicate_streams import Overlap
 from resflow.session.finalize import Failure
+from resflow.session.passes import Passes
+from resflow.session.skip import SkipReport
 from resflow.session.stream_dataset import StreamMessage
-
-if TYPE_CHECKING:
-    from resflow.session.streamed import StreamSession
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +37,25 @@ class StreamPosition:
         return cls((0,) * workers, (0,) * workers)
 
 
+class StreamPlace(Protocol):
+    """The position that passes over a stream move: a `StreamSession`."""
+
+    epoch: int
+    place: StreamPosition
+    passes: Passes[StreamPass]
+    overlap: Overlap | None
+
+    @property
+    def report(self) -> SkipReport:
+        """What the pass begun last counts its skipped samples in."""
+
+    def advance(self, epoch: int, place: StreamPosition, report: SkipReport) -> None:
+        """Be at a position of an epoch."""
+
+    def end(self, epoch: int) -> None:
+        """An epoch ended."""
+
+
 class StreamPass(Iterator[Any]):
     """One pass over a stream: the workers' batches in turn, worker by worker, from the session's place to the end.
 
@@ -55,7 +74,7 @@ class StreamPass(Iterator[Any]):
     ended: bool
 
     def __init__(
-        self, session: StreamSession, items: Iterator[StreamMessage], finish: Callable[[Batch], Any] | None = None
+        self, session: StreamPlace, items: Iterator[StreamMessage], finish: Callable[[Batch], Any] | None = None
     ) -> None:
         self._session, self._items, self._finish = session, items, finish
         self._epoch, self._place, self._report = session.epoch, session.place, session.report

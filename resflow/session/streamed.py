@@ -15,9 +15,9 @@ import torch.utils.data
 from resflow.batch import Batch
 from resflow.errors import ConfigError, ResflowError, StateError
 from resflow.pipeline import Pipeline
-from resflow.plan import Buckets, Cursor, PixelBudget, World, learn_buckets
+from resflow.plan import Buckets, Cursor, EpochPlan, PixelBudget, World, learn_buckets
 from resflow.plan.online import default_learn, most_samples
-from resflow.session.builder import BatchBuilder
+from resflow.session.builder import BatchBuilder, decodes_on_gpu
 from resflow.session.duplicate_streams import Overlap
 from resflow.session.finalize import Failure, as_it_is
 from resflow.session.nested_parts import given_world
@@ -60,7 +60,7 @@ class StreamSession:
         stream: Iterable[Any],
         pipeline: Pipeline,
         *,
-        batch_size: int | PixelBudget | None,
+        batch_size: int | PixelBudget,
         drop_last: bool,
         seed: int,
         world: World | None,
@@ -70,14 +70,9 @@ class StreamSession:
         epoch_size: int | None = None,
         learn: int | None = None,
     ) -> None:
-        if not isinstance(batch_size, PixelBudget) and (type(batch_size) is not int or batch_size < 1):
-            raise ConfigError(f"batch_size must be a whole number above 0, or a PixelBudget; got {batch_size!r}")
         self.pipeline, self.prefetch = pipeline, prefetch
         self.batch_size, self.drop_last = batch_size, drop_last
-        on_gpu = torch.device(pipeline.device).type == "cuda"
-        engine = pipeline.decoder
-        self.engine = engine
-        self.in_this_process = on_gpu and engine == "dali"
+        self.in_this_process = decodes_on_gpu(pipeline)
         """Whether a thread of this process makes the batches, so that the loader needs no workers."""
         self.workers = 0 if self.in_this_process else workers
         """Worker processes that the loader is to have."""
@@ -95,9 +90,8 @@ class StreamSession:
             seed=seed,
             max_batch=most_samples(batch_size, pipeline.schedule, pipeline.area_tolerance),
             threads=threads,
-            engine=engine,
-            engine_device=pipeline.device if self.in_this_process else "cpu",
         )
+        self.sampler = None
         self.dataset = BucketedStream(stream, pipeline, self._settings, workers=self.workers, builder=builder)
         """What PyTorch's DataLoader is to iterate over, with batch_size=None and `as_it_is` to collate."""
         self.dataset.bucketer()  # wrong settings are refused now, not at the first pass
@@ -138,7 +132,21 @@ class StreamSession:
         """The buckets; None until the first pass has learned them."""
         return self.dataset.buckets if isinstance(self.dataset.buckets, Buckets) else None
 
-    def asked(self, _frame: FrameType) -> None:
+    def told_length(self) -> int:
+        """Raise TypeError: a stream's batches are not counted before its end."""
+        raise TypeError(
+            "a stream's number of batches is not known before its end; index the shards (resflow index) for an exact "
+            "length"
+        )
+
+    def plan(self, epoch: int) -> EpochPlan:
+        """Raise ConfigError: nothing is planned ahead."""
+        raise ConfigError(
+            f"epoch {epoch} of a stream has no plan, since sizes are not known ahead: DataLoader.plan needs data of "
+            "known sizes. Index shards with `resflow index`, or use a map-style dataset."
+        )
+
+    def asked(self, frame: FrameType) -> None:
         """Nothing: a stream has no length, and its rank is asked for when a pass begins."""
 
     def begin(self, *, living: bool = False, guest: bool = False, **options: Any) -> bool:

@@ -8,8 +8,7 @@ from typing import Any
 from resflow.errors import ResflowError, WorkerError
 from resflow.session.finalize import as_it_is
 from resflow.session.plain import PlainPass
-from resflow.session.planned import PlannedSession
-from resflow.session.streamed import StreamSession
+from resflow.session.session import Session
 from resflow.session.torch_compat import SingleProcessIterator, WorkersIterator, draws_lazily, forget, persisting
 from resflow.session.transport import BatchMessage
 from resflow.session.workers import READ_ERRORS
@@ -81,9 +80,7 @@ class OverWorkers(_OnePass, WorkersIterator):  # type: ignore[misc]
     """Batches made by worker processes."""
 
 
-def begin_iterator(
-    loader: Any, session: PlannedSession | StreamSession, begin: Callable[[], Any], *, guest: bool
-) -> Any:
+def begin_iterator(loader: Any, session: Session, begin: Callable[[], Any], *, guest: bool) -> Any:
     """PyTorch's iterator over a session's batches, which the loop finishes in this process.
 
     Args:
