@@ -138,6 +138,8 @@ def check_ranks(plan: EpochPlan, world_size: int) -> None:
 def check_rank_batches(plan: EpochPlan, ranks: Sequence[Sequence[PlannedBatch]]) -> None:
     """Check that batches handed to ranks make up the global batches, in order, evenly and at one shape.
 
+    A global batch with fewer samples than there are ranks is repeated until every rank has one.
+
     Args:
         plan: the epoch's plan.
         ranks: the batches of each rank, in order.
@@ -160,7 +162,8 @@ def check_rank_batches(plan: EpochPlan, ranks: Sequence[Sequence[PlannedBatch]])
                 )
         sizes = [len(part) for part in parts]
         got = [sample for part in parts for sample in part.sample_ids.tolist()]
-        whole = plan.sample_ids[plan.offsets[step] : plan.offsets[step + 1]].tolist()
+        members = plan.sample_ids[plan.offsets[step] : plan.offsets[step + 1]]
+        whole = np.resize(members, max(len(members), len(parts))).tolist()
         for place, (sample, found) in enumerate(zip_longest(whole, got)):
             if sample != found:
                 raise AssertionError(

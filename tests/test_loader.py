@@ -469,12 +469,14 @@ def test_a_budgets_state_belongs_to_its_number_of_ranks(shards: str) -> None:
         loader(shards, batch_size=budget, world=World(0, 2)).load_state_dict(state)
 
 
-def test_a_rank_without_a_part_of_the_short_batch_gets_an_empty_one(tmp_path: Path) -> None:
+def test_a_rank_without_a_part_of_the_short_batch_gets_a_sample_of_another(tmp_path: Path) -> None:
     shards = make_shards(tmp_path, 5)
-    ranks = [list(loader(shards, batch_size=2, world=World(rank, 2))) for rank in range(2)]
-    assert [[len(batch) for batch in batches] for batches in ranks] == [[2, 0], [2, 1]]
-    assert ranks[0][1].images.shape == (0, *ranks[1][1].images.shape[1:])
-    assert ranks[0][1].targets.shape == (0,)
+    with pytest.warns(UserWarning, match=r"1 sample\(s\) for 2 ranks: .* repeated.*drop_last=True"):
+        ranks = [list(loader(shards, batch_size=2, world=World(rank, 2))) for rank in range(2)]
+    assert [[len(batch) for batch in batches] for batches in ranks] == [[2, 1], [2, 1]]
+    same(ranks[0][1], ranks[1][1])
+    alone = [key for batch in loader(shards, batch_size=4) for key in batch.keys]
+    assert [key for one, other in zip(*ranks, strict=True) for key in one.keys + other.keys] == [*alone, alone[-1]]
 
 
 def test_collate_fn_makes_what_the_loop_is_given(shards: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
@@ -23,7 +24,7 @@ class PlannedBatch:
     Args:
         epoch: at least 0.
         step: place of the batch in its epoch, at least 0.
-        sample_ids: int64 [B], rows of the index; empty if the global batch has fewer samples than there are ranks.
+        sample_ids: int64 [B], rows of the index.
         shape: height and width in pixels.
         resolution: pixels.
         seed: the run's seed, in [0, 2**64). Draws for a sample come from (seed, epoch, draw id), draws for a
@@ -177,7 +178,8 @@ class RankPlan:
     At each step all ranks have the same shape. In a decorrelated plan the ranks take turns instead: of W batches in a
     row, rank r takes its part of number (step + r) mod W, so that at each step the ranks have parts of W different
     batches, and after W steps the same samples were used as otherwise. Fewer than W batches at the end of a plan or
-    block go round in the same way, a short batch is divided as ever.
+    block go round in the same way, a short batch is divided as ever. No rank is left without a sample: where a batch
+    has fewer samples than there are ranks, they are repeated until each rank has one.
 
     Args:
         plan: the epoch's plan.
@@ -229,7 +231,15 @@ class RankPlan:
         first, end = plan.turns(place)
         place = first + (place - first + rank) % (end - first)
         members = np.arange(plan.offsets[place], plan.offsets[place + 1])
-        if self.even:
+        few = len(members) < ranks
+        if few and rank == 0 and not self.even:
+            warnings.warn(
+                f"the short batch of an epoch has {len(members)} sample(s) for {ranks} ranks: samples of it are "
+                "repeated, so that every rank has one. drop_last=True leaves them out; another batch size may avoid "
+                "it.",
+                stacklevel=2,
+            )
+        if self.even or few:
             members = np.resize(members, -(-len(members) // ranks) * ranks)
         members = members[len(members) * rank // ranks : len(members) * (rank + 1) // ranks]
         height, width = plan.shapes[place].tolist()

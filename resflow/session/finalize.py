@@ -121,8 +121,6 @@ class BatchFinalizer:
         pipeline, targets = self.pipeline, batch.targets
         if self._augment is None:
             return batch
-        if not len(batch):  # a rank without a part: the kind of images that the others have
-            return dataclasses.replace(batch, images=batch.images.float())
         known: Any = None  # else something of the dataset's own, which stays as it is
         if isinstance(targets, PixelClasses):
             known = targets.classes

@@ -132,7 +132,7 @@ def batch_targets(
 
 
 def without_samples(targets: Any) -> Any:
-    """Targets of no samples, of the kind that a batch holds: for a rank without a part in a short batch."""
+    """Targets of no samples, of the kind that a batch holds: for a batch of which no sample is sound."""
     if not isinstance(targets, Instances | PixelClasses):
         return emptied(targets)
     parts = {field.name: getattr(targets, field.name) for field in dataclasses.fields(targets)}

@@ -125,7 +125,7 @@ class PlannedDataset(Dataset[Batch]):
     def _made(self, read: ReadBatch) -> Batch:
         faults = dict(read.faults)
         batch = self._of_sound(read, faults)
-        if not len(batch):  # a rank without a part in the short batch: no targets, of the kind that the others have
+        if not len(batch):  # none is sound: no targets, of the kind that others have
             batch = replace(batch, targets=without_samples(self._example(read.planned)))
         if self._skips:
             batch = with_placeholders(

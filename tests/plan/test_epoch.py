@@ -1,4 +1,5 @@
 import itertools
+import warnings
 
 import numpy as np
 import pytest
@@ -122,9 +123,22 @@ def test_batches_of_a_rank_at_any_step() -> None:
             plan.rank(World()).batch(step)
 
 
-def test_a_rank_may_get_nothing_of_the_short_batch() -> None:
-    plan = make_plan(17, 8)
-    assert [len(plan.rank(World(rank, 4)).batch(2)) for rank in range(4)] == [0, 0, 0, 1]
+@pytest.mark.parametrize("ranks", range(1, 9))
+@pytest.mark.parametrize("size", [840, PixelBudget(128 * 128 * 40)])
+def test_every_rank_has_a_sample_of_the_short_batch(ranks: int, size: int | PixelBudget) -> None:
+    for short in range(1, 10):
+        plan = make_plan(840 + short, size, shuffle=True, world_size=ranks)
+        few = short if isinstance(size, int) else int(plan.offsets[-1] - plan.offsets[-2])
+        with warnings.catch_warnings(record=True) as seen:
+            warnings.simplefilter("always")
+            parts = [plan.rank(World(rank, ranks)).batch(len(plan) - 1).sample_ids.tolist() for rank in range(ranks)]
+        assert all(parts)
+        whole = plan.sample_ids[plan.offsets[-2] :].tolist()
+        assert [sample for part in parts for sample in part] == np.resize(whole, max(few, ranks)).tolist()
+        said = [str(one.message) for one in seen]
+        assert [f"{few} sample(s) for {ranks} ranks" in text and "drop_last=True" in text for text in said] == (
+            [True] if few < ranks else []
+        )
 
 
 def test_a_plan_cannot_be_written_to() -> None:

@@ -196,6 +196,7 @@ def test_a_sampler_that_does_not_repeat_itself_is_refused(shards: str) -> None:
 # Ranks
 
 
+@pytest.mark.filterwarnings("ignore:the short batch of an epoch has")
 @pytest.mark.parametrize("name", ["list", "weighted", "random", "own numpy"])
 def test_a_sampler_that_knows_no_ranks_gives_the_order_of_all(shards: str, name: str) -> None:
     alone = loader_of(shards, name)
@@ -205,8 +206,9 @@ def test_a_sampler_that_knows_no_ranks_gives_the_order_of_all(shards: str, name:
         assert [len(part) for part in parts] == [len(whole)] * 2
         for step, batch in enumerate(whole):
             both = [part[step] for part in ranks]
-            assert order(both) == batch.sample_ids.tolist()
-            assert torch.equal(torch.cat([part.images for part in both]), batch.images)
+            ids = batch.sample_ids.tolist()
+            assert order(both) == (ids * 2 if len(ids) == 1 else ids)  # no rank's batch is empty
+            assert torch.equal(torch.cat([part.images for part in both])[: len(ids)], batch.images)
 
 
 def test_a_sampler_that_knows_its_rank_gives_that_ranks_order(shards: str) -> None:

@@ -63,9 +63,17 @@ def planned(loader: rf.DataLoader[Any], epochs: Iterable[int]) -> Seen:
     return said
 
 
-def assert_planned(seen: Seen, loader: rf.DataLoader[Any], epochs: Iterable[int], *, start: int = 0) -> None:
-    """What a trainer was given is the plan of these epochs, from a step of the first on, in order."""
-    said = planned(loader, epochs)[start:]
+def assert_planned(
+    seen: Seen, loader: rf.DataLoader[Any], epochs: Iterable[int], *, start: int = 0, ranks: int = 1
+) -> None:
+    """What a trainer was given is the plan of these epochs, from a step of the first on, in order.
+
+    A batch of fewer samples than `ranks` is filled up from its beginning, since no rank's part is empty.
+    """
+    said = [
+        (epoch, ids + (ids * ranks)[: max(0, ranks - len(ids))], resolution)
+        for epoch, ids, resolution in planned(loader, epochs)[start:]
+    ]
     assert [epoch for epoch, _, _ in seen] == [epoch for epoch, _, _ in said]
     assert [ids for _, ids, _ in seen] == [ids for _, ids, _ in said]
     assert [resolution for _, _, resolution in seen] == [resolution for _, _, resolution in said]
