@@ -203,14 +203,14 @@ def resumed_resflow(data: Data, before: int, after: int) -> bool:
     seen: list[str] = []
     rest: list[str] = []
     for rank in range(before):
-        loader = planned(data.pattern, 4 // before, world=rf.World(rank, before))
+        loader = planned(data.pattern, 8 // before, world=rf.World(rank, before))
         seen += next(iter(loader)).keys
         state = loader.state_dict()
     for rank in range(after):
-        loader = planned(data.pattern, 4 // after, world=rf.World(rank, after))
+        loader = planned(data.pattern, 8 // after, world=rf.World(rank, after))
         loader.load_state_dict(state)
         rest += [key for batch in loader for key in batch.keys]
-    return len(seen) == 4 and sorted(seen + rest) == data.keys
+    return len(seen) == 8 and sorted(seen + rest) == data.keys
 
 
 def resumed_dali(data: Data, before: int, after: int) -> bool:
