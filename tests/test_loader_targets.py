@@ -369,8 +369,9 @@ def test_a_source_of_objects_needs_no_word_in_the_pipeline(coco: rf.sources.Coco
     assert batch.targets is None
 
 
+@pytest.mark.filterwarnings("ignore:the short batch of an epoch has")
 @pytest.mark.parametrize("kind", ["objects", "maps"])
-def test_a_rank_without_a_part_has_no_targets_of_the_same_kind(
+def test_ranks_that_get_the_same_sample_of_a_short_batch_get_the_same_targets(
     coco: rf.sources.Coco, maps: rf.sources.MaskFolder, kind: str
 ) -> None:
     source: Any = coco if kind == "objects" else maps
@@ -387,16 +388,17 @@ def test_a_rank_without_a_part_has_no_targets_of_the_same_kind(
         )
         for rank in range(5)
     ]
-    last = sorted((part[-1] for part in batches), key=len)
-    assert [len(batch) for batch in last] == [0, 0, 0, 1, 1]
-    for batch in last[:3]:
-        assert batch.images.dtype == last[-1].images.dtype
+    last = [part[-1] for part in batches]
+    assert [len(batch) for batch in last] == [1] * 5
+    assert [batch.keys for batch in last] == [last[0].keys, last[1].keys] * 2 + [last[0].keys]
+    assert last[0].keys != last[1].keys
+    for batch, same in zip(last[2:], [last[0], last[1], last[0]], strict=True):
+        assert torch.equal(batch.images, same.images)
         if kind == "maps":
-            assert batch.targets.shape == (0, *batch.images.shape[2:])
-            assert batch.targets.dtype == torch.int64
+            assert torch.equal(batch.targets, same.targets)
         else:
-            assert batch.targets["boxes"].shape == (0, 0, 4)
-            assert batch.targets["count"].tolist() == []
+            assert torch.equal(batch.targets["boxes"], same.targets["boxes"])
+            assert torch.equal(batch.targets["masks"], same.targets["masks"])
 
 
 def test_classes_are_mixed(tmp_path: Path) -> None:
