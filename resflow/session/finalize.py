@@ -13,7 +13,7 @@ import torch
 from torch.utils.data import default_collate, get_worker_info
 
 from resflow.batch import Batch
-from resflow.errors import ResflowError, TargetError
+from resflow.errors import ConfigError, ResflowError, TargetError
 from resflow.pipeline import Pipeline
 from resflow.session.labels import PixelClasses
 from resflow.session.meter import Stopwatch
@@ -92,13 +92,21 @@ class BatchFinalizer:
         if self.collate is None or self.collate is default_collate:  # a batch is collated already
             return batch
         try:
-            return self.collate(batch)
+            collated = self.collate(batch)
         except Exception as error:
             error.add_note(
                 "raised by collate_fn, which beside a pipeline is given a finished Batch, not a list of samples: take "
                 "batch.images and batch.targets, or pass no collate_fn."
             )
             raise
+        if _pairs_of_samples(collated, batch.images):
+            raise ConfigError(
+                "collate_fn takes a list of samples apart, as `lambda batch: tuple(zip(*batch))` does, but beside a "
+                f"pipeline it is given a finished Batch: it made {len(batch)} pairs of one image and one target. Pass "
+                "no collate_fn; each batch is (images, targets) already, and images that a detector wants as a list "
+                "are list(images)."
+            )
+        return collated
 
     def _keypoint_pairs(self, batch: Batch) -> KeypointPairs:
         """Which keypoints swapped places in mirrored images; says once where that is not known."""
@@ -165,6 +173,22 @@ class BatchFinalizer:
         if isinstance(targets, Instances):
             return hand_out(targets, self.pipeline.target_options, (height, width))
         return targets.classes.long() if isinstance(targets, PixelClasses) else targets
+
+
+def _pairs_of_samples(collated: object, images: torch.Tensor) -> bool:
+    """Whether a collate function gave one (image, target) for each sample of a batch, rather than a batch."""
+    return (
+        isinstance(collated, tuple | list)
+        and len(collated) == len(images)
+        and all(
+            isinstance(pair, tuple | list)
+            and len(pair) == 2
+            and isinstance(pair[0], torch.Tensor)
+            and pair[0].shape == images.shape[1:]
+            and not (isinstance(pair[1], torch.Tensor) and pair[1].shape == images.shape[1:])
+            for pair in collated
+        )
+    )
 
 
 def as_it_is(batch: Any) -> Any:

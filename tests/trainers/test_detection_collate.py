@@ -1,4 +1,4 @@
-"""torchvision's detection reference: batches as tuples, without a pipeline."""
+"""torchvision's detection reference: batches as tuples, without a pipeline; beside one, its collate is refused."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from torch.utils.data import Dataset
 from torchvision import tv_tensors
 
 import resflow as rf
+from resflow.errors import ConfigError
 
 
 class Detection(Dataset[Any]):
@@ -49,3 +50,28 @@ def test_the_same_as_torch(workers: int) -> None:
             assert torch.equal(target["boxes"], right["boxes"])
             assert torch.equal(target["labels"], right["labels"])
             assert target["image_id"] == right["image_id"]
+
+
+class Bytes(Detection):
+    """The same in uint8, as a pipeline takes them."""
+
+    def __getitem__(self, number: int) -> Any:
+        image, target = super().__getitem__(number)
+        return (image * 255).to(torch.uint8), target
+
+
+@pytest.mark.parametrize("size", [1, 2, 3])
+@pytest.mark.parametrize("workers", [0, 1])
+def test_beside_a_pipeline_samples_that_are_taken_apart_are_refused(size: int, workers: int) -> None:
+    pipeline = rf.Pipeline(resolution=64, buckets=1, targets=rf.Targets(), normalize=rf.IMAGENET)
+    loader = rf.DataLoader(Bytes(), size, num_workers=workers, pipeline=pipeline, collate_fn=collate)
+    with pytest.raises(ConfigError, match=rf"given a finished Batch: it made {size} pairs.*Pass no collate_fn"):
+        next(iter(loader))
+
+
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_beside_a_pipeline_what_takes_a_batch_is_not(size: int) -> None:
+    pipeline = rf.Pipeline(resolution=64, buckets=1, targets=rf.Targets(), normalize=rf.IMAGENET)
+    for whole in (lambda batch: (list(batch.images), batch.targets), lambda batch: [batch.images, batch.images], tuple):
+        for given in rf.DataLoader(Bytes(), size, pipeline=pipeline, collate_fn=whole):
+            assert len(given[0]) == len(given[1])
