@@ -17,6 +17,8 @@ from PIL import Image, ImageOps, features
 from resflow import images
 from resflow.errors import HeaderError
 from resflow.images import HeaderTruncatedError, ImageHeader, read_header
+from resflow.images.jpeg import read_frame, segments, without_metadata
+from tests.decode import samples
 
 DATA = Path(os.environ.get("RESFLOW_TEST_DATA", Path(__file__).parents[2] / "shared" / "data"))
 
@@ -342,3 +344,14 @@ def test_netpbm(head: bytes) -> None:
 def test_wrong_netpbm(data: bytes) -> None:
     with pytest.raises(HeaderError):
         read_header(data)
+
+
+def test_one_reader_of_markers_takes_fill_bytes_and_markers_without_length() -> None:
+    data = samples.jpeg(24, 40)
+    filled = data[:2] + b"\x00\xff\xff\x01\xff" + data[2:]  # a stray byte, fill bytes and TEM
+    assert [marker for _, marker, _ in segments(filled)] == [marker for _, marker, _ in segments(data)]
+    frame = read_frame(filled)
+    assert frame is not None
+    assert (frame.depth, frame.height, frame.width, frame.components) == (8, 24, 40, 3)
+    assert without_metadata(filled) == filled
+    assert read_frame(data[:2] + data[-2:]) is None

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import struct
-
 from resflow.decode.base import Encoded
 from resflow.images import ImageHeader
 from resflow.images.exif import has_small_samples
+from resflow.images.jpeg import read_frame
 
 _PNG_DEPTH = 24  # the byte that tells it; that of the colour type follows
 _TAIL = 1024  # bytes at the end of a JPEG among which its end marker must be
-_SEGMENT = struct.Struct(">BBH").unpack_from
-_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _HUFFMAN = frozenset([0xC0, 0xC1, 0xC2])  # baseline, extended and progressive; the rest is arithmetic or lossless
-_BARE = frozenset([0x00, 0x01, *range(0xD0, 0xD9)])  # markers without a length
 
 
 def is_native(header: ImageHeader, encoded: Encoded, device: str) -> bool:
@@ -48,14 +44,6 @@ def is_native(header: ImageHeader, encoded: Encoded, device: str) -> bool:
 
 
 def _plain_frame(encoded: Encoded) -> bool:
-    """Whether a JPEG's frame is Huffman-coded, of 8 bits and one or three components; its header was read before."""
-    position, end = 2, len(encoded)
-    while position + 10 <= end:
-        lead, marker, length = _SEGMENT(encoded, position)
-        if lead != 0xFF or marker == 0xFF:  # bytes between segments, fill bytes
-            position += 1
-        elif marker in _FRAMES:
-            return marker in _HUFFMAN and encoded[position + 4] == 8 and encoded[position + 9] in (1, 3)
-        else:
-            position += 2 if marker in _BARE else 2 + length
-    return False
+    """Whether a JPEG's frame is Huffman-coded, of 8 bits and one or three components."""
+    frame = read_frame(encoded)
+    return frame is not None and frame.marker in _HUFFMAN and frame.depth == 8 and frame.components in (1, 3)

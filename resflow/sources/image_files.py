@@ -11,6 +11,7 @@ from PIL import Image
 
 from resflow.errors import DecodeError, HeaderError, ShardError
 from resflow.images import ImageHeader, find_header, whole_header
+from resflow.images.jpeg import without_metadata
 from resflow.images.pillow import DAMAGE, open_image, rgb_pixels
 from resflow.sources.base import Pixels
 
@@ -172,26 +173,3 @@ def _opened(data: bytes, header: ImageHeader, path: str) -> Iterator[Image.Image
     except DAMAGE as error:
         message = f"the image cannot be decoded: {error}. Replace the file, or leave it out."
         raise DecodeError(message, key=path) from error
-
-
-def without_metadata(data: bytes) -> bytes:
-    """The same JPEG with its EXIF and XMP (segments APP1) numbered APP15, which no decoder reads.
-
-    Args:
-        data: a JPEG whose header could be read.
-
-    Returns:
-        As many bytes; the pixels they code are the same, their orientation is gone.
-
-    Source:
-        ITU-T T.81, annex B.1.1.
-    """
-    hidden, position = bytearray(data), 2
-    while position + 4 <= len(data) and data[position : position + 2] != b"\xff\xda":
-        if data[position] != 0xFF or data[position + 1] == 0xFF:  # bytes between segments, fill bytes
-            position += 1
-            continue
-        if data[position + 1] == 0xE1:
-            hidden[position + 1] = 0xEF
-        position += 2 + int.from_bytes(data[position + 2 : position + 4], "big")
-    return bytes(hidden)

@@ -20,8 +20,9 @@ from torchvision.transforms import v2
 from resflow.decode.pillow import decode_rgb
 from resflow.errors import ConfigError, DecodeError, HeaderError, ShardError
 from resflow.images import read_header
+from resflow.images.jpeg import without_metadata
 from resflow.sources import DatasetSource, RecognisedSource, Source, dataset_source, recognise
-from resflow.sources.image_files import common_folder, stored_image, stored_size, without_metadata
+from resflow.sources.image_files import common_folder, stored_image, stored_size
 
 DATA = Path(os.environ.get("RESFLOW_TEST_DATA", Path(__file__).parents[3] / "shared" / "data"))
 
