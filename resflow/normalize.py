@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import torch
 
+from resflow.checks import is_number
 from resflow.errors import ConfigError
-from resflow.geometry.check import is_number
 
 
 @dataclass(frozen=True, slots=True)

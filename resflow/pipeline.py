@@ -13,6 +13,7 @@ import torch
 from resflow.augment.per_image_kinds import check as check_transform
 from resflow.augment.per_image_kinds import view_error
 from resflow.augment.per_image_text import transform_text
+from resflow.checks import check_fields, is_number, is_whole
 from resflow.config import Node, pipeline_file, read_fields
 from resflow.decode import engine_names
 from resflow.errors import ConfigError
@@ -98,7 +99,7 @@ class Pipeline:
                 "a whole number above 0, or Buckets",
             ),
             ("stride", _whole(self.stride), "a whole number of pixels above 0"),
-            ("area_tolerance", _number(self.area_tolerance) and 0 <= self.area_tolerance < 1, "a share in [0, 1)"),
+            ("area_tolerance", is_number(self.area_tolerance) and 0 <= self.area_tolerance < 1, "a share in [0, 1)"),
             ("fit", isinstance(self.fit, Fit), "a Fit"),
             ("views", isinstance(self.views, tuple), "a sequence of views"),
             ("transforms", isinstance(self.transforms, tuple), "a sequence of callables; put one in a list"),
@@ -117,7 +118,7 @@ class Pipeline:
             ),
             (
                 "tier_quality",
-                self.tier_quality is None or (_number(self.tier_quality) and 0 < self.tier_quality < float("inf")),
+                self.tier_quality is None or (is_number(self.tier_quality) and self.tier_quality > 0),
                 "a number above 0, or None",
             ),
             ("max_pixels", _whole(self.max_pixels), "a whole number of pixels above 0"),
@@ -134,9 +135,7 @@ class Pipeline:
             ),
             ("on_error", self.on_error == "raise" or isinstance(self.on_error, Skip), '"raise", or a Skip'),
         )
-        for name, sound, expected in checks:
-            if not sound:
-                raise ConfigError(f"Pipeline.{name} must be {expected}; got {getattr(self, name)!r}")
+        check_fields(self, checks)
         for view in self.views:
             if not isinstance(view, View) or isinstance(view, type):
                 raise view_error(view)
@@ -345,11 +344,7 @@ def _module_text(module: torch.nn.Module) -> str:
 
 
 def _whole(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value > 0
-
-
-def _number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    return isinstance(value, int) and is_whole(value)
 
 
 def _device(value: object) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from resflow.checks import is_number
 from resflow.errors import ConfigError
 
 
@@ -28,8 +29,7 @@ class Skip:
     grace: int = 10
 
     def __post_init__(self) -> None:
-        number = isinstance(self.budget, int | float) and not isinstance(self.budget, bool)
-        if not number or not 0 <= self.budget <= 1:
+        if not is_number(self.budget) or not 0 <= self.budget <= 1:
             raise ConfigError(f"Skip.budget must be a share of an epoch's samples in [0, 1]; got {self.budget!r}")
         if type(self.grace) is not int or self.grace < 0:
             raise ConfigError(f"Skip.grace must be a whole number of at least 0; got {self.grace!r}")

@@ -17,28 +17,30 @@ import resflow
 ROOT = Path(resflow.__file__).parent
 MAY_IMPORT = {
     "errors": set(),
+    "checks": {"errors"},
     "extras": {"errors"},
     "images": {"errors"},
     "headers": {"images"},
-    "storage": {"errors"},
-    "plan": {"errors"},
-    "geometry": {"errors"},
-    "targets": {"errors", "extras", "geometry"},
+    "storage": {"checks", "errors"},
+    "plan": {"checks", "errors"},
+    "geometry": {"checks", "errors"},
+    "targets": {"checks", "errors", "extras", "geometry"},
     "world": {"errors", "plan"},
     "progress": set(),
     "sources": {"errors", "extras", "images", "plan", "geometry", "progress", "storage", "targets", "world"},
-    "augment": {"errors", "extras", "geometry", "plan", "targets"},
-    "models": {"errors", "extras", "geometry", "plan", "augment"},
+    "augment": {"checks", "errors", "extras", "geometry", "plan", "targets"},
+    "models": {"checks", "errors", "extras", "geometry", "plan", "augment"},
     "decode": {"errors", "images", "plan", "geometry"},
     "fusion": {"errors", "extras", "images", "plan", "geometry", "targets", "sources", "decode", "augment"},
     "config": {"errors"},
-    "normalize": {"errors", "geometry"},
-    "skip": {"errors"},
+    "normalize": {"checks", "errors", "geometry"},
+    "skip": {"checks", "errors"},
     "batch": {"errors", "geometry", "skip", "targets"},
     "pipeline_fields": {"errors", "augment", "config", "geometry", "normalize", "plan", "skip", "targets"},
     "evaluation": {"errors", "augment", "geometry", "plan"},
     "transform_fields": {"errors", "augment", "fusion", "geometry", "normalize", "plan"},
     "pipeline": {
+        "checks",
         "errors",
         "extras",
         "augment",
@@ -219,7 +221,9 @@ ROW = re.compile(r"^\| `([a-z_]+)(?:/|\.py)` \|.*\| ([^|]*) \|$", re.MULTILINE)
 def disagreements(page: str) -> list[str]:
     """The rows of docs/architecture.md to write anew, each by the column that should end it."""
     told = {name: set(re.findall(r"`(\w+)`", imports)) for name, imports in ROW.findall(page)}
-    rules = {name: below - {"errors", "extras"} for name, below in MAY_IMPORT.items()} | {"pipelines": set[str]()}
+    rules = {name: below - {"checks", "errors", "extras"} for name, below in MAY_IMPORT.items()} | {
+        "pipelines": set[str]()
+    }
     return [
         f"`{name}`: {', '.join(f'`{one}`' for one in sorted(rules.get(name, ()))) or 'none'}"
         for name in sorted(told.keys() | rules.keys())

@@ -6,11 +6,11 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from resflow.augment.mixing import check_probability, chosen, refuse_classes, ring
+from resflow.augment.mixing import chosen, refuse_classes, ring
 from resflow.augment.objects import joined, kept, taken
 from resflow.augment.state import Augmented, Moved, around
 from resflow.errors import ConfigError, TargetError
-from resflow.geometry.ramp import Magnitude
+from resflow.geometry.ramp import Magnitude, check_probability
 from resflow.targets import Instances, Targets
 from resflow.targets.draw import bounds
 

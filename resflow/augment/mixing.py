@@ -13,10 +13,10 @@ import torch
 
 from resflow.augment.objects import joined, taken
 from resflow.augment.state import Augmented, Moved, around, is_spatial
+from resflow.checks import is_number
 from resflow.errors import ConfigError, TargetError
 from resflow.geometry import Ramp, at
-from resflow.geometry.check import is_number
-from resflow.geometry.ramp import Magnitude, fixed
+from resflow.geometry.ramp import Magnitude, check_probability, fixed
 from resflow.targets import Instances, Targets
 
 ABSENT = -100  # the class of a place without a sample, as CrossEntropyLoss ignores it
@@ -172,12 +172,6 @@ def soft_labels(
             f"{list(classes.shape)}"
         )
     return share * classes + (1 - share) * classes[partner]
-
-
-def check_probability(name: str, p: Magnitude) -> None:
-    """Refuse what is no probability, at both ends of a ramp."""
-    if not all(is_number(end) and 0 <= fixed(name, end) <= 1 for end in (at(p, 0.0), at(p, 1.0))):
-        raise ConfigError(f"{name}.p must be a probability in [0, 1]; got {p!r}")
 
 
 def chosen(count: int, p: Magnitude, generator: torch.Generator) -> torch.Tensor:

@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 import torch
 import torch.nn.functional as F  # noqa: N812
 
-from resflow.augment.mixing import check_probability, chosen, refuse_classes, ring
+from resflow.augment.mixing import chosen, refuse_classes, ring
 from resflow.augment.objects import joined, kept, taken
 from resflow.augment.state import Augmented, around, moved_targets, moved_valid
 from resflow.errors import ConfigError
-from resflow.geometry.ramp import Magnitude
+from resflow.geometry.ramp import Magnitude, check_probability
 from resflow.targets import Instances, Targets
 
 _INNER = (0.25, 0.75)  # where the corner that the four share may lie, in shares of width and height

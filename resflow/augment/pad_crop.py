@@ -8,7 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from resflow.augment.reshaping import ShapeOperation
-from resflow.augment.shape import check_pixels, snapped_shape
+from resflow.augment.shape import snapped_shape
+from resflow.checks import check_whole
 from resflow.errors import ConfigError
 from resflow.geometry import Fit
 from resflow.plan import Buckets
@@ -58,14 +59,14 @@ class DynamicPadCrop(ShapeOperation):
                 raise ConfigError("DynamicPadCrop takes a shape, or a resolution and buckets to choose one; got both")
             if not isinstance(shape, Sequence) or len(shape) != 2:
                 raise ConfigError(f"DynamicPadCrop.shape must be a height and a width in pixels; got {shape!r}")
-            shape = (check_pixels("DynamicPadCrop.shape", shape[0]), check_pixels("DynamicPadCrop.shape", shape[1]))
+            shape = (check_whole("DynamicPadCrop.shape", shape[0]), check_whole("DynamicPadCrop.shape", shape[1]))
         if resolution is not None:
-            resolution = check_pixels("DynamicPadCrop.resolution", resolution)
+            resolution = check_whole("DynamicPadCrop.resolution", resolution)
         if buckets is not None:
             resolution = int(buckets.resolutions[-1]) if resolution is None else resolution
             buckets.shape(0, resolution)  # refuses a resolution that the buckets do not have
         self.shape, self.resolution, self.buckets = shape, resolution, buckets
-        self.stride = check_pixels("DynamicPadCrop.stride", stride)
+        self.stride = check_whole("DynamicPadCrop.stride", stride)
 
     def choose(self, size: tuple[int, int]) -> tuple[int, int]:
         """Height and width of the batch that comes out.

@@ -11,8 +11,8 @@ from resflow.augment.copy_paste import CopyPaste
 from resflow.augment.mixing import CutMix, MixUp
 from resflow.augment.mosaic import Mosaic
 from resflow.augment.state import Augmented
+from resflow.checks import is_number
 from resflow.errors import ConfigError
-from resflow.geometry.check import is_number
 from resflow.targets import Targets
 
 MIXINGS = (CopyPaste, CutMix, MixUp, Mosaic)

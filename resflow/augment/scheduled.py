@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from resflow.augment.reshaping import ShapeOperation
-from resflow.augment.shape import check_pixels, snapped_shape
+from resflow.augment.shape import snapped_shape
+from resflow.checks import check_whole, is_whole
 from resflow.errors import ConfigError
 from resflow.geometry import Fit
 from resflow.plan import RandomMultiScale, Schedule, as_schedule
@@ -45,14 +46,14 @@ class ScheduledResize(ShapeOperation):
     ) -> None:
         super().__init__(Fit.stretch(), 0.0, 0.0, keepdim)
         self.schedule = as_schedule(schedule)
-        self.stride = check_pixels("ScheduledResize.stride", stride)
+        self.stride = check_whole("ScheduledResize.stride", stride)
         if epoch_size is None and isinstance(self.schedule, RandomMultiScale):
             raise ConfigError(
                 "ScheduledResize needs epoch_size with RandomMultiScale, which counts samples; got None. Pass the "
                 "number of samples that an epoch uses."
             )
-        self.epoch_size = None if epoch_size is None else check_pixels("ScheduledResize.epoch_size", epoch_size)
-        if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or not 0 <= seed < 2**64:
+        self.epoch_size = None if epoch_size is None else check_whole("ScheduledResize.epoch_size", epoch_size)
+        if not is_whole(seed, 0) or seed >= 2**64:
             raise ConfigError(f"ScheduledResize.seed must be a whole number in [0, 2**64); got {seed!r}")
         self.seed, self.square = int(seed), square
         self._samples = 0
@@ -66,7 +67,7 @@ class ScheduledResize(ShapeOperation):
         Raises:
             ConfigError: a negative or fractional epoch.
         """
-        self._samples = _count("set_epoch: epoch", epoch) * (self.epoch_size or 1)
+        self._samples = check_whole("set_epoch: epoch", epoch, 0) * (self.epoch_size or 1)
 
     def set_progress(self, samples: int) -> None:
         """Say how many samples were used since training began.
@@ -82,7 +83,7 @@ class ScheduledResize(ShapeOperation):
                 "set_progress counts samples, so ScheduledResize must know how many an epoch has. Pass epoch_size=, or "
                 "call set_epoch."
             )
-        self._samples = _count("set_progress: samples", samples)
+        self._samples = check_whole("set_progress: samples", samples, 0)
 
     @property
     def resolution(self) -> int:
@@ -97,9 +98,3 @@ class ScheduledResize(ShapeOperation):
             size: height and width of the batch that goes in.
         """
         return snapped_shape(1.0 if self.square else size[1] / size[0], self.resolution, self.stride)
-
-
-def _count(name: str, value: object) -> int:
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 0:
-        raise ConfigError(f"{name} must be a whole number of at least 0; got {value!r}")
-    return int(value)

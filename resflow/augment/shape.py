@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 
 from resflow.errors import ConfigError
@@ -26,17 +25,6 @@ def snapped_shape(ratio: float, resolution: float, stride: int) -> tuple[int, in
     sides = resolution / math.sqrt(ratio), resolution * math.sqrt(ratio)
     height, width = (max(1, math.floor(side / stride + 0.5)) * stride for side in sides)
     return height, width
-
-
-def check_pixels(name: str, value: object) -> int:
-    """Refuse what is not a whole number of at least 1.
-
-    Raises:
-        ConfigError: names the argument.
-    """
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
-        raise ConfigError(f"{name} must be a whole number of at least 1; got {value!r}")
-    return int(value)
 
 
 def padding_fill(

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from resflow.checks import is_number
 from resflow.errors import ConfigError
 from resflow.geometry.affine import Geometry, Matrices, scale_translate
-from resflow.geometry.check import is_number
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,8 +13,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias, TypeVar
 
+from resflow.checks import is_number
 from resflow.errors import ConfigError
-from resflow.geometry.check import is_number
 
 Value = TypeVar("Value")
 
@@ -147,3 +147,17 @@ def read_ramps(value: object) -> object:
             return Ramp(*ends)
         return {name: read_ramps(part) for name, part in value.items()}
     return tuple(map(read_ramps, value)) if isinstance(value, tuple | list) else value
+
+
+def check_probability(owner: str, p: Magnitude) -> None:
+    """Refuse what is no probability, at both ends of a ramp.
+
+    Args:
+        owner: what takes `p`, for the message.
+        p: the probability.
+
+    Raises:
+        ConfigError: an end is outside [0, 1].
+    """
+    if not all(is_number(end) and 0 <= fixed(owner, end) <= 1 for end in (at(p, 0.0), at(p, 1.0))):
+        raise ConfigError(f"{owner}.p must be a probability in [0, 1]; got {p!r}")

@@ -17,11 +17,11 @@ from typing import Protocol, cast, runtime_checkable
 import numpy as np
 import numpy.typing as npt
 
+from resflow.checks import check_range, is_number
 from resflow.errors import ConfigError
 from resflow.geometry.affine import Matrices, identity, linear_about, scale_translate
-from resflow.geometry.check import check_range, is_number
 from resflow.geometry.draw import uniforms
-from resflow.geometry.ramp import Magnitude, Ramp, at, fixed, has_ramp
+from resflow.geometry.ramp import Magnitude, Ramp, at, check_probability, fixed, has_ramp
 
 Sizes = npt.NDArray[np.int32]
 Uniforms = npt.NDArray[np.float64]
@@ -162,7 +162,7 @@ class HorizontalFlip:
     p: Magnitude = 0.5
 
     def __post_init__(self) -> None:
-        _check_probability("HorizontalFlip", self.p)
+        check_probability("HorizontalFlip", self.p)
 
     @property
     def draws(self) -> int:
@@ -185,7 +185,7 @@ class VerticalFlip:
     p: Magnitude = 0.5
 
     def __post_init__(self) -> None:
-        _check_probability("VerticalFlip", self.p)
+        check_probability("VerticalFlip", self.p)
 
     @property
     def draws(self) -> int:
@@ -309,9 +309,3 @@ def _symmetric(name: str, value: Magnitude | Sequence[Magnitude], limit: float) 
     pair = (-value, value) if isinstance(value, int | float | Ramp) else value
     low, high = _range(name, pair, -limit, limit, open_low=True, open_high=True)
     return (float(low) if not isinstance(low, Ramp) else low, float(high) if not isinstance(high, Ramp) else high)
-
-
-def _check_probability(view: str, p: Magnitude) -> None:
-    for end in (at(p, 0.0), at(p, 1.0)):
-        if not is_number(end) or not 0 <= fixed(view, end) <= 1:
-            raise ConfigError(f"{view}.p must be a probability in [0, 1]; got {p!r}")

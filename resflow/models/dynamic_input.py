@@ -10,7 +10,8 @@ import torch
 from torch import nn
 
 from resflow.augment.place import place_pixels
-from resflow.augment.shape import check_pixels, padding_fill, snapped_shape
+from resflow.augment.shape import padding_fill, snapped_shape
+from resflow.checks import check_whole
 from resflow.errors import ConfigError
 from resflow.geometry import Fit, Geometry
 from resflow.geometry.affine import scale_translate
@@ -51,9 +52,9 @@ class DynamicInput(nn.Module):
         fill: float | Sequence[float] | None = None,
     ) -> None:
         super().__init__()
-        self.base = check_pixels("DynamicInput.base", base)
-        self.stride = check_pixels("DynamicInput.stride", stride)
-        self.min_side = self.stride if min_side is None else check_pixels("DynamicInput.min_side", min_side)
+        self.base = check_whole("DynamicInput.base", base)
+        self.stride = check_whole("DynamicInput.stride", stride)
+        self.min_side = self.stride if min_side is None else check_whole("DynamicInput.min_side", min_side)
         self.fit, self.fill = fit, fill
 
     def forward(self, images: Sequence[torch.Tensor] | torch.Tensor) -> tuple[torch.Tensor, Geometry]:

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch.nn.functional import interpolate
 
+from resflow.checks import is_whole
 from resflow.errors import ConfigError
 from resflow.extras import loaded_class
 
@@ -158,6 +159,6 @@ def _working_dtype(tensor: torch.Tensor) -> torch.dtype:
 
 def _size(name: str, size: int | Sequence[int]) -> tuple[int, int]:
     pair = (size, size) if isinstance(size, int) else tuple(size)
-    if len(pair) != 2 or not all(isinstance(side, int) and not isinstance(side, bool) and side > 0 for side in pair):
+    if len(pair) != 2 or not all(isinstance(side, int) and is_whole(side) for side in pair):
         raise ConfigError(f"{name} must be a whole number above 0, or two of them (height, width); got {size!r}")
     return pair[0], pair[1]

@@ -10,6 +10,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from resflow.checks import is_whole
 from resflow.errors import ConfigError, PlanError
 from resflow.plan.buckets import read_only
 from resflow.plan.budget import Ints, PixelBudget
@@ -269,7 +270,7 @@ def check_world(batch_size: int | PixelBudget, world_size: int) -> None:
         raise ConfigError(f"world_size must be at least 1; got {world_size}")
     if isinstance(batch_size, PixelBudget):
         return
-    if isinstance(batch_size, bool) or not isinstance(batch_size, int | np.integer) or batch_size < 1:
+    if not is_whole(batch_size):
         raise ConfigError(f"batch_size must be a whole number of at least 1 or a PixelBudget; got {batch_size!r}")
     if batch_size % world_size:
         above = -(-batch_size // world_size) * world_size

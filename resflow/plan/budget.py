@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from resflow.checks import check_whole
 from resflow.errors import ConfigError, PlanError
 from resflow.plan.buckets import Buckets
 
@@ -43,8 +44,7 @@ class PixelBudget:
             value = getattr(self, name)
             if value is None and name == "max_batch":
                 continue
-            if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
-                raise ConfigError(f"PixelBudget.{name} must be a whole number of at least 1; got {value!r}")
+            check_whole(f"PixelBudget.{name}", value)
         if self.max_batch is not None and self.max_batch < self.multiple_of:
             raise ConfigError(
                 f"PixelBudget.max_batch must be at least multiple_of; got {self.max_batch} and {self.multiple_of}"

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import pairwise
-from math import isfinite
 
+from resflow.checks import is_number
 from resflow.errors import ConfigError
 
 
@@ -46,7 +46,7 @@ class Mixture:
                 if type(value) is not int or value < 1:
                     raise ConfigError(f"a mixture's {name} must have at least 1 sample; got {value!r}")
         for weight in self.weights:
-            if isinstance(weight, bool) or not isinstance(weight, int | float) or not isfinite(weight) or weight <= 0:
+            if not is_number(weight) or weight <= 0:
                 raise ConfigError(f"a mixture's weights must be numbers above 0; got {weight!r}")
         if 0 in (shares := self.shares):
             number = shares.index(0)

@@ -8,7 +8,6 @@ and cuDNN meet few shapes. The resolution is the side of the square whose area a
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
@@ -16,6 +15,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 import numpy.typing as npt
 
+from resflow.checks import check_whole
 from resflow.errors import ConfigError
 
 Samples = npt.NDArray[np.int64]
@@ -59,7 +59,7 @@ class Constant:
     resolution: int
 
     def __post_init__(self) -> None:
-        _check_whole("Constant.resolution", self.resolution)
+        check_whole("Constant.resolution", self.resolution)
 
     @property
     def resolutions(self) -> tuple[int, ...]:
@@ -173,8 +173,8 @@ class Steps:
         if not isinstance(self.at, Mapping) or 0 not in self.at:
             raise ConfigError(f"Steps.at must map epochs to resolutions and name epoch 0; got {self.at!r}")
         for epoch, resolution in self.at.items():
-            _check_whole("Steps.at epoch", epoch, least=0)
-            _check_whole(f"Steps.at[{epoch}]", resolution)
+            check_whole("Steps.at epoch", epoch, least=0)
+            check_whole(f"Steps.at[{epoch}]", resolution)
         object.__setattr__(self, "at", dict(sorted(self.at.items())))
 
     def __hash__(self) -> int:
@@ -217,7 +217,7 @@ class Cyclic:
 
     def __post_init__(self) -> None:
         for name in ("low", "high", "step"):
-            _check_whole(f"Cyclic.{name}", getattr(self, name))
+            check_whole(f"Cyclic.{name}", getattr(self, name))
         if self.low > self.high:
             raise ConfigError(f"Cyclic needs low <= high; got low {self.low}, high {self.high}. Swap them.")
         whole = self.within_epoch or self.period == 1 or self.period >= 2
@@ -264,8 +264,8 @@ class RandomMultiScale:
         if not self.resolutions:
             raise ConfigError("RandomMultiScale.resolutions must name at least one resolution; got none")
         for resolution in self.resolutions:
-            _check_whole("RandomMultiScale.resolutions", resolution)
-        _check_whole("RandomMultiScale.every", self.every)
+            check_whole("RandomMultiScale.resolutions", resolution)
+        check_whole("RandomMultiScale.every", self.every)
         object.__setattr__(self, "resolutions", tuple(sorted(set(self.resolutions))))
 
     def __call__(self, samples: Samples, epoch_size: int, seed: int) -> Resolutions:
@@ -293,17 +293,11 @@ def as_schedule(value: int | Schedule) -> Schedule:
     return value
 
 
-def _check_whole(name: str, value: object, least: int = 1) -> None:
-    """Refuse what is not a whole number of at least `least`."""
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or operator.index(value) < least:
-        raise ConfigError(f"{name} must be a whole number of at least {least}; got {value!r}")
-
-
 def _check_ramp(ramp: Linear | Cosine) -> None:
     """Check the fields that Linear and Cosine share."""
     kind = type(ramp).__name__
     for name in ("start", "stop", "epochs", "step"):
-        _check_whole(f"{kind}.{name}", getattr(ramp, name))
+        check_whole(f"{kind}.{name}", getattr(ramp, name))
 
 
 def _ramp(samples: Samples, epoch_size: int, epochs: int, within_epoch: bool) -> npt.NDArray[np.float64]:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from resflow.checks import check_fields, is_number
 from resflow.errors import ConfigError
 from resflow.storage.addresses import scheme_of, shown
 
@@ -81,7 +82,10 @@ class Store:
                 )
                 for name, least in whole
             ),
-            *((name, _seconds(getattr(self, name)), "seconds above 0") for name in ("deadline", "stall")),
+            *(
+                (name, is_number(getattr(self, name)) and getattr(self, name) > 0, "seconds above 0")
+                for name in ("deadline", "stall")
+            ),
             ("check_etag", isinstance(self.check_etag, bool), "True or False"),
             (
                 "schemes",
@@ -89,9 +93,7 @@ class Store:
                 'a tuple of texts such as ("https", "s3")',
             ),
         ]
-        for name, sound, expected in rules:
-            if not sound:
-                raise ConfigError(f"Store.{name} is {getattr(self, name)!r}; expected {expected}.")
+        check_fields(self, rules)
         if self.piece_bytes is not None and self.cache is None:
             raise ConfigError(
                 "Store.piece_bytes says how a cache keeps shards, and there is none. Name a folder: Store(cache=...)."
@@ -112,7 +114,3 @@ class Store:
                 "address, or allow it: rf.sources.Store(schemes=(...))."
             )
         return scheme
-
-
-def _seconds(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < float("inf")

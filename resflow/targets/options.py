@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import inf
 
+from resflow.checks import check_fields, is_number
 from resflow.errors import ConfigError
 from resflow.targets.boxes import BOX_FORMATS
 from resflow.targets.mirror import KeypointPairs, as_pairs
@@ -63,10 +63,10 @@ class Targets:
             ("masks", isinstance(self.masks, bool), "True or False"),
             ("box_as_mask", isinstance(self.box_as_mask, bool), "True or False"),
             ("keypoints", isinstance(self.keypoints, bool), "True or False"),
-            ("min_visible", _number(self.min_visible) and 0 <= self.min_visible <= 1, "a share in [0, 1]"),
+            ("min_visible", is_number(self.min_visible) and 0 <= self.min_visible <= 1, "a share in [0, 1]"),
             (
                 "min_side",
-                _number(self.min_side) and 0 <= self.min_side < inf,
+                is_number(self.min_side) and self.min_side >= 0,
                 "a number of pixels, at least 0",
             ),
             ("box_format", self.box_format in (None, *BOX_FORMATS), f"one of {', '.join(BOX_FORMATS)}, or None"),
@@ -76,9 +76,7 @@ class Targets:
                 "a whole number in [-32768, 65535]",
             ),
         )
-        for name, sound, expected in checks:
-            if not sound:
-                raise ConfigError(f"Targets.{name} must be {expected}; got {getattr(self, name)!r}")
+        check_fields(self, checks)
         if self.values is not None:
             object.__setattr__(self, "values", checked_values(self.values, "Targets.values"))
         if self.keypoint_pairs is not None:
@@ -86,7 +84,3 @@ class Targets:
                 object.__setattr__(self, "keypoint_pairs", as_pairs(self.keypoint_pairs))
             except ValueError as error:
                 raise ConfigError(f"Targets.keypoint_pairs: {error}") from error
-
-
-def _number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)

@@ -174,7 +174,7 @@ def test_a_shard_that_changed_is_refused(server: HostileServer, local: ShardSour
 
 
 def test_values_that_make_no_sense_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"Store\.piece_bytes is 100; expected a whole number from 65536 on"):
+    with pytest.raises(ConfigError, match=r"Store\.piece_bytes must be a whole number from 65536 on; got 100"):
         Store(cache=tmp_path, piece_bytes=100)
     with pytest.raises(ConfigError, match=r"there is none\. Name a folder: Store\(cache=\.\.\.\)"):
         Store(piece_bytes=PIECE)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import pickle
+import re
 import ssl
 import time
 from collections.abc import Iterator
@@ -382,6 +383,6 @@ def test_addresses_and_headers_that_cannot_be_are_refused_silently(url: str, hea
     [{"deadline": 0}, {"stall": -1}, {"retries": 1.5}, {"cache": 3}, {"cache_bytes": 0}, {"schemes": "http"}],
 )
 def test_a_store_that_cannot_be_is_refused(arguments: dict) -> None:
-    [field] = arguments
-    with pytest.raises(ConfigError, match=rf"Store\.{field} is .*; expected "):
+    [(field, value)] = arguments.items()
+    with pytest.raises(ConfigError, match=rf"Store\.{field} must be .*; got {re.escape(repr(value))}$"):
         Store(**arguments)
