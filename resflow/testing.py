@@ -1,13 +1,120 @@
-"""Law checkers for plans: each raises AssertionError and names the sample and the step at fault."""
+"""What tests need: a source in memory, an engine that decodes nothing, and checkers of the laws of plans.
+
+The checkers raise AssertionError and name the sample and the step at fault.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import zip_longest
 
 import numpy as np
+import numpy.typing as npt
+import torch
 
+from resflow.decode.base import Encoded, Interpolations, Pixels, check_pixels, output_tensor
+from resflow.decode.registry import EngineOptions
+from resflow.errors import DecodeError
+from resflow.geometry.affine import Geometry, transform_points
 from resflow.plan import Buckets, EpochPlan, PlannedBatch, Schedule, World
+from resflow.sources import DatasetSource, Sample
+
+
+class MemorySource(DatasetSource):
+    """A source whose samples lie in memory. It notes what is read, takes its time and fails where it is told to.
+
+    Args:
+        images: encoded images, or pixels, uint8 [H, W, 3], RGB.
+        targets: one for each image; None for images without targets.
+        delay: seconds that each call of `read` takes in addition.
+        faults: what to raise instead of reading a sample, by its number.
+
+    Attributes:
+        reads: the sample numbers of each call of `read` in this process, in order.
+        closed: how often `close` was called in this process.
+
+    Raises:
+        HeaderError: no size can be read from an encoded image.
+        ValueError: there are not as many targets as images.
+    """
+
+    def __init__(
+        self,
+        images: Iterable[bytes | Pixels],
+        targets: Iterable[object] | None = None,
+        *,
+        delay: float = 0.0,
+        faults: Mapping[int, Exception] | None = None,
+    ) -> None:
+        super().__init__(list(images) if targets is None else list(zip(images, targets, strict=True)))
+        self._name, self._delay, self._faults = type(self).__name__, delay, dict(faults or {})
+        self.reads: list[list[int]] = []
+        self.closed = 0
+
+    def read(self, sample_ids: npt.NDArray[np.int64]) -> list[Sample]:
+        """Samples in the order asked for, see `Source.read`; the first fault among them is raised."""
+        self.reads.append(sample_ids.tolist())
+        time.sleep(self._delay)
+        for number in self.reads[-1]:
+            if number in self._faults:
+                raise self._faults[number]
+        return super().read(sample_ids)
+
+    def close(self) -> None:
+        """Count the call; the source can be read again."""
+        self.closed += 1
+
+
+class ArrayDecoder:
+    """An engine that decodes nothing: it places pixels by their nearest neighbour, whatever filter is asked for.
+
+    `register_engine("array", ArrayDecoder)` makes it known to `Pipeline(engine="array")`.
+
+    Args:
+        options: only the fill counts.
+
+    Attributes:
+        batches: images of each batch that was placed in this process, in order.
+        closed: how often `close` was called in this process.
+    """
+
+    def __init__(self, options: EngineOptions = EngineOptions()) -> None:  # noqa: B008  # frozen
+        self._fill = np.array(options.fill, np.uint8)
+        self.batches: list[int] = []
+        self.closed = 0
+
+    def decode(
+        self,
+        encoded: Sequence[Encoded | Pixels],
+        geometry: Geometry,
+        out: torch.Tensor | None = None,
+        interpolation: Interpolations = "bilinear",
+        warp: Interpolations = "bilinear",
+    ) -> torch.Tensor:
+        """Place B images, see `Decoder.decode`; DecodeError for one that is encoded."""
+        result = output_tensor(encoded, geometry, out, "cpu")
+        height, width = geometry.output_size
+        centres = np.stack(np.meshgrid(np.arange(width) + 0.5, np.arange(height) + 0.5), axis=-1).reshape(-1, 2)
+        reached = transform_points(
+            np.linalg.inv(geometry.matrix).astype(np.float64), centres[None]
+        )  # [B, H * W, 2], x and y
+        nearest = np.floor(reached.round(6)).astype(np.int64)
+        for position, (image, size) in enumerate(zip(encoded, geometry.source_size.tolist(), strict=True)):
+            if not isinstance(image, np.ndarray):
+                message = f"ArrayDecoder takes pixels alone; image {position} of the batch is encoded"
+                raise DecodeError(message, position=position)
+            pixels = check_pixels("array", position, image, (size[0], size[1]))
+            column, row = nearest[position].T
+            inside = (column >= 0) & (column < size[1]) & (row >= 0) & (row < size[0])
+            placed = np.where(inside[:, None], pixels[row * inside, column * inside], self._fill)
+            result[position] = torch.from_numpy(placed).view(height, width, 3).permute(2, 0, 1)
+        self.batches.append(len(encoded))
+        return result
+
+    def close(self) -> None:
+        """Count the call."""
+        self.closed += 1
 
 
 def check_exactly_once(plan: EpochPlan, n: int, *, dropped: int = 0) -> None:

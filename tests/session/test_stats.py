@@ -18,8 +18,9 @@ from resflow.errors import ConfigError
 from resflow.geometry import Geometry
 from resflow.session.meter import Meter, Stopwatch, batch_cost
 from resflow.session.stats import LOOP, MADE, Stats, advice, cpus
-from resflow.sources import Sample, ShardSource
-from tests.shards import make_shards
+from resflow.sources import ShardSource
+from resflow.testing import MemorySource
+from tests.shards import jpeg, make_shards
 
 PIPELINE = rf.Pipeline(resolution=64, buckets=3, stride=16, fit=rf.Fit(max_crop=0.2))
 COUNT = 50
@@ -45,22 +46,15 @@ def check_adds_up(stats: Stats) -> None:
     assert sum(stats.seconds[stage] for stage in MADE) <= max(1, stats.workers) * stats.wall
 
 
-class Slow:
+def slow(seconds: float) -> MemorySource:
     """A source that takes its time for each batch."""
-
-    def __init__(self, inner: ShardSource, seconds: float) -> None:
-        self._inner, self._seconds = inner, seconds
-        self.index, self.name, self.read_ahead, self.close = inner.index, inner.name, inner.read_ahead, inner.close
-
-    def read(self, sample_ids: Any) -> list[Sample]:
-        time.sleep(self._seconds)
-        return self._inner.read(sample_ids)
+    return MemorySource([jpeg(60 + n, 110 - n, n) for n in range(COUNT)], [n % 7 for n in range(COUNT)], delay=seconds)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_seconds_add_up_to_the_wall_time(shards: str, workers: int) -> None:
     started = time.perf_counter()
-    stats = walked(Slow(ShardSource(shards), 0.02), step=0.01, num_workers=workers)
+    stats = walked(slow(0.02), step=0.01, num_workers=workers)
     took = time.perf_counter() - started
     assert (stats.epoch, stats.batches, stats.images, stats.workers) == (0, 7, COUNT, workers)
     check_adds_up(stats)
@@ -97,7 +91,7 @@ def test_threads_add_up_and_their_queue_is_counted(shards: str, monkeypatch: pyt
 
 def test_the_queue_is_full_while_the_step_is_slow(shards: str) -> None:
     slow_step = walked(shards, step=0.05, num_workers=2)
-    slow_read = walked(Slow(ShardSource(shards), 0.1), num_workers=2)
+    slow_read = walked(slow(0.1), num_workers=2)
     assert slow_step.queue_depth is not None
     assert slow_read.queue_depth is not None
     assert slow_step.queue_size == slow_read.queue_size == 4
