@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import sys
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -11,8 +11,8 @@ from resflow.errors import ConfigError
 
 
 def is_number(value: object) -> bool:
-    """Whether a value is a finite real number (and not a truth value)."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    """Whether a value is a finite real number within float64's range (and not a truth value)."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
 def is_whole(value: object, least: int = 1) -> bool:

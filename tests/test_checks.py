@@ -22,10 +22,11 @@ from resflow.errors import ConfigError
         (1.0, False, True),
         (math.nan, False, False),
         (math.inf, False, False),
+        (10**400, True, False),
         ("1", False, False),
         (None, False, False),
     ],
-    ids=repr,
+    ids=str,
 )
 def test_what_counts_as_whole_and_as_a_number(value: object, whole: bool, number: bool) -> None:
     assert (is_whole(value), is_number(value)) == (whole, number)
