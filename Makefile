@@ -10,10 +10,11 @@ demo: $(READY)  ## Draw a dataset, index, plan, train, evaluate; DATA=folder (PA
 
 test: $(READY)  ## The tests that pass anywhere, in minutes
 	@# One thread for each of two processes: more of them only wait for each other, at the cost of half the time.
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+	@# And bytecode is kept, whatever the machine says: without it each of some hundred processes compiles PyTorch anew.
+	PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-slow: $(READY)  ## The tests that take minutes each, and rehearsals of benchmarks; SLOW="tests/docs ..." for some folders' alone
-	$(BIN)/python -m pytest -m slow --timeout 1800 $(SLOW)
+	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -m slow --timeout 1800 $(SLOW)
 
 test-gpu: $(READY)  ## The tests that need a CUDA device
 	$(BIN)/python -m pytest -m gpu --timeout 600
