@@ -16,7 +16,7 @@ import resflow as rf
 from resflow.errors import ConfigError
 from resflow.geometry import Fit
 from resflow.plan import learn_buckets
-from tests.decode import samples
+from tests.data import real
 
 
 class Paths:
@@ -49,9 +49,7 @@ def assert_as_torchvision(paths: list[Path], resize: int, crop: int, **fields: A
 @pytest.mark.parametrize("engine", ["turbo", "pillow"])
 @pytest.mark.parametrize(("resize", "crop"), [(256, 224), (235, 224), (224, 256)])
 def test_resize_and_crop_are_torchvisions(engine: str, resize: int, crop: int) -> None:
-    paths = sorted((samples.ROOT / "imagenet500").glob("*.JPEG"))[::25]
-    if not paths:
-        pytest.skip(f"no ImageNet photographs in {samples.ROOT / 'imagenet500'}; set RESFLOW_TEST_DATA")
+    paths = sorted(real("imagenet500").glob("*.JPEG"))[::25]
     assert_as_torchvision(paths, resize, crop, engine=engine)
 
 

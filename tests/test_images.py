@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import io
-import os
 import pickle
 import struct
 import tarfile
 import zlib
 from contextlib import suppress
-from pathlib import Path
 
 import pytest
 from PIL import Image, ImageOps, features
@@ -18,9 +16,8 @@ from resflow import images
 from resflow.errors import HeaderError
 from resflow.images import HeaderTruncatedError, ImageHeader, read_header
 from resflow.images.jpeg import read_frame, segments, without_metadata
+from tests.data import DATA
 from tests.decode import samples
-
-DATA = Path(os.environ.get("RESFLOW_TEST_DATA", Path(__file__).parents[2] / "shared" / "data"))
 
 avif = pytest.mark.skipif(not features.check("avif"), reason="this Pillow was built without AVIF")
 FORMATS = ["jpeg", "png", "webp", "tiff", pytest.param("avif", marks=avif)]

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from resflow import DataLoader, Fit, Pipeline, Skip
-from resflow.decode import open_engine, register_engine, registry
+from resflow.decode import open_engine, register_engine
 from resflow.decode.registry import EngineOptions
 from resflow.errors import DecodeError, SampleError
 from resflow.geometry import Geometry
@@ -74,9 +74,9 @@ def test_encoded_images_and_other_sizes_are_refused_by_position() -> None:
         ArrayDecoder().decode([IMAGES[0], IMAGES[1]], where)
 
 
+@pytest.mark.usefixtures("engines")
 @pytest.mark.parametrize(("workers", "context"), [(0, None), (1, "fork"), (1, "spawn")])
-def test_both_serve_a_loader(monkeypatch: pytest.MonkeyPatch, workers: int, context: str | None) -> None:
-    monkeypatch.setattr(registry, "_ENGINES", dict(registry._ENGINES))
+def test_both_serve_a_loader(workers: int, context: str | None) -> None:
     register_engine("array", ArrayDecoder)
     pipeline = Pipeline(resolution=32, targets="class", engine="array", normalize=None)
     loader = DataLoader(

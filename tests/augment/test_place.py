@@ -12,6 +12,7 @@ from resflow.augment.place import place_pixels
 from resflow.decode import open_engine
 from resflow.errors import ConfigError
 from resflow.geometry import Geometry
+from tests.data import real
 from tests.decode import samples
 from tests.decode.reference import FILL, check_batch, geometry, reference_decode, reference_place
 from tests.laws.test_decode_laws import PHOTOGRAPHS, SHAPES, SIZES, TIGHT, placements
@@ -56,9 +57,7 @@ def test_float_images_match_the_reference_closely(device: str) -> None:
 
 @pytest.mark.parametrize("engine", ["pillow", "turbo"])
 def test_engines_and_place_pixels_agree(engine: str) -> None:
-    files = sorted((samples.ROOT / "coco-mini").rglob("*.jpg"))[::60]
-    if not files:
-        pytest.skip(f"no photographs in {samples.ROOT / 'coco-mini'}; set RESFLOW_TEST_DATA")
+    files = sorted(real("coco-mini").rglob("*.jpg"))[::60]
     encoded = [file.read_bytes() for file in files]
     decoder = open_engine(engine, fill=FILL)
     for case in ("letterbox", "crop, mirrored", "rotated 17"):

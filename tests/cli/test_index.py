@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from resflow.cli.main import main
 from resflow.sources import open_index
+from tests.conftest import Command
 
 
 @pytest.fixture
@@ -29,25 +29,14 @@ def shard(tmp_path: Path) -> Path:
     return path
 
 
-def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
-    monkeypatch.setattr(sys, "argv", ["resflow", *arguments])
-    try:
-        main()
-    except SystemExit as end:
-        return int(end.code or 0)
-    return 0
-
-
-def test_index_is_written_and_told(
-    shard: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_index_is_written_and_told(shard: Path, command: Command, capsys: pytest.CaptureFixture[str]) -> None:
     pattern = f"{shard.parent}/train-*.tar"
-    assert run(monkeypatch, "index", pattern) == 0
+    assert command("index", pattern) == 0
     out, err = capsys.readouterr()
     assert out.startswith("3 images in 1 shard (")
     assert err == ""
     assert len(open_index(pattern)) == 3
-    assert run(monkeypatch, "index", pattern, "--workers", "1", "--json") == 0
+    assert command("index", pattern, "--workers", "1", "--json") == 0
     said = json.loads(capsys.readouterr().out)
     assert said["samples"] == 3
     assert said["shards"] == 1
@@ -56,18 +45,18 @@ def test_index_is_written_and_told(
 
 
 def test_errors_are_one_block_and_exit_codes_tell(
-    shard: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    shard: Path, command: Command, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shard.write_bytes(shard.read_bytes()[:2000])
-    assert run(monkeypatch, "index", str(shard)) == 1
+    assert command("index", str(shard)) == 1
     out, err = capsys.readouterr()
     assert out == ""
     assert err.startswith(f"resflow: ShardError\n  {shard} at byte ")
     assert "truncated" in err
     assert "Traceback" not in err
-    assert run(monkeypatch, "index") == 2
-    assert run(monkeypatch, "index", str(shard), "--workers", "0") == 2
-    assert run(monkeypatch, "nonsense") == 2
+    assert command("index") == 2
+    assert command("index", str(shard), "--workers", "0") == 2
+    assert command("nonsense") == 2
 
 
 def test_progress_bar_on_a_terminal(shard: Path) -> None:
@@ -104,22 +93,22 @@ def test_help_is_quick_and_loads_little() -> None:
 
 
 def test_samples_without_a_readable_image_are_left_out_and_listed_on_request(
-    shard: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    shard: Path, command: Command, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with tarfile.open(shard, "a") as archive:
         for name, content in (("bad.jpg", b"\xff\xd8\xff\xe0 no more"), ("none.txt", b"a caption"), ("3.png", b"")):
             info = tarfile.TarInfo(name)
             info.size = len(content)
             archive.addfile(info, io.BytesIO(content))
-    assert run(monkeypatch, "index", str(shard)) == 1
+    assert command("index", str(shard)) == 1
     assert "bad" in capsys.readouterr().err
     for workers in ("1", "2"):
-        assert run(monkeypatch, "index", str(shard), "--leave-out", "--json", "--workers", workers) == 0
+        assert command("index", str(shard), "--leave-out", "--json", "--workers", workers) == 0
         said = json.loads(capsys.readouterr().out)
         assert said["samples"] == len(open_index(shard)) == 3
         told = [reason.rpartition("/")[2] for reason in said["left_out"]]
         assert told == ["bad)", "none)", "3)"]
-    assert run(monkeypatch, "index", str(shard), "--leave-out") == 0
+    assert command("index", str(shard), "--leave-out") == 0
     out = capsys.readouterr().out
     assert "3 samples left out" in out
     assert "no image among its members ['txt']" in out

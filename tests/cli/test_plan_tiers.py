@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shlex
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,12 +11,13 @@ import pytest
 from typer.testing import CliRunner
 
 import resflow as rf
-from resflow.cli.main import app, main
+from resflow.cli.main import app
 from resflow.cli.tier_plan import planned_tiers, schedule_epochs
 from resflow.errors import ConfigError
 from resflow.plan import learn_buckets
 from resflow.session.sampled_windows import draw_windows
 from resflow.sources import build_index, index_path, write_index, write_shards
+from tests.conftest import Command
 from tests.decode import samples as pictures
 
 YAML = """
@@ -39,20 +39,11 @@ def shards(tmp_path: Path) -> str:
     return path
 
 
-def run(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
-    monkeypatch.setattr(sys, "argv", ["resflow", *map(str, arguments)])
-    try:
-        main()
-    except SystemExit as end:
-        return int(end.code or 0)
-    return 0
-
-
 def test_tiers_are_proposed_within_the_budget(
-    shards: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    shards: str, tmp_path: Path, command: Command, capsys: pytest.CaptureFixture[str]
 ) -> None:
     asked = ["plan", tmp_path / "pipeline.yaml", "--data", shards, "--batch-size", 4, "--tiers", "auto"]
-    assert run(monkeypatch, *asked, "--budget", 0.6, "--json") == 0
+    assert command(*asked, "--budget", 0.6, "--json") == 0
     told = json.loads(capsys.readouterr().out)["tiers"]
     assert told["sides"]
     assert all(side % 32 == 0 for side in told["sides"])
@@ -61,39 +52,39 @@ def test_tiers_are_proposed_within_the_budget(
     assert told["speedup"] == pytest.approx(told["milliseconds_without"] / told["milliseconds"])
     assert told["speedup"] > 1
 
-    assert run(monkeypatch, *asked, "--budget", 0.6) == 0
+    assert command(*asked, "--budget", 0.6) == 0
     out = capsys.readouterr().out
     sides = ",".join(map(str, told["sides"]))
     assert f"tiers {sides}: " in out
     assert f"{told['speedup']:.1f} times as fast" in out
-    command = out.rstrip().rpartition("make them: resflow ")[2]
-    assert command.endswith(f" --tiers {sides}")
-    assert CliRunner().invoke(app, shlex.split(command)).exit_code == 0  # it runs as printed
+    printed = out.rstrip().rpartition("make them: resflow ")[2]
+    assert printed.endswith(f" --tiers {sides}")
+    assert CliRunner().invoke(app, shlex.split(printed)).exit_code == 0  # it runs as printed
 
-    assert run(monkeypatch, *asked, "--budget", 0.0001) == 0
+    assert command(*asked, "--budget", 0.0001) == 0
     assert "tiers: none pays within" in capsys.readouterr().out
 
 
 def test_given_tiers_are_told_of(
-    shards: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    shards: str, tmp_path: Path, command: Command, capsys: pytest.CaptureFixture[str]
 ) -> None:
     asked = ["plan", tmp_path / "pipeline.yaml", "--data", shards, "--batch-size", 4, "--epochs", 6, "--json"]
-    assert run(monkeypatch, *asked, "--tiers", "96,48") == 0
+    assert command(*asked, "--tiers", "96,48") == 0
     told = json.loads(capsys.readouterr().out)["tiers"]
     assert (told["sides"], told["epochs"], told["budget"]) == ([48, 96], 6, None)
     assert all(0 < share < 1 for share in told["used"])
 
 
 def test_what_is_wrong_is_named(
-    shards: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    shards: str, tmp_path: Path, command: Command, capsys: pytest.CaptureFixture[str]
 ) -> None:
     asked = ["plan", tmp_path / "pipeline.yaml", "--data", shards, "--batch-size", 4, "--tiers"]
-    assert run(monkeypatch, *asked, "auto", "--budget", "-1") != 0
+    assert command(*asked, "auto", "--budget", "-1") != 0
     assert "budget of tiers must be a share of the originals' bytes above 0, e.g. 0.3; got -1" in _error(capsys)
-    assert run(monkeypatch, *asked, "some") != 0
+    assert command(*asked, "some") != 0
     assert "--tiers must be whole numbers separated by commas" in _error(capsys)
     (tmp_path / "pipeline.yaml").write_text(f"{YAML}tier_quality: null\n")
-    assert run(monkeypatch, *asked, "auto") != 0
+    assert command(*asked, "auto") != 0
     assert "the pipeline reads originals alone (tier_quality: null)" in _error(capsys)
 
 

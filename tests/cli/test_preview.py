@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections import Counter
 from pathlib import Path
 
@@ -12,13 +11,14 @@ import pytest
 from PIL import Image
 
 from resflow.batch import Batch
-from resflow.cli.main import main
 from resflow.cli.preview import spread_steps
 from resflow.loader import DataLoader
 from resflow.pipeline import Pipeline
 from resflow.plan import EpochPlan, RandomMultiScale, group_samples, learn_buckets, plan_epoch
+from tests.conftest import Command
+from tests.data import real
 from tests.shards import make_shards
-from tests.sources.annotated_sets import coco_set, picture, real
+from tests.sources.annotated_sets import coco_set, picture
 
 PIPELINES = Path(__file__).parents[2] / "pipelines"
 
@@ -28,15 +28,6 @@ buckets: 3
 stride: 16
 views: [horizontal_flip]
 """
-
-
-def run(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
-    monkeypatch.setattr(sys, "argv", ["resflow", "preview", *map(str, arguments)])
-    try:
-        main()
-    except SystemExit as end:
-        return int(end.code or 0)
-    return 0
 
 
 def pipeline(tmp_path: Path, text: str) -> Path:
@@ -51,13 +42,11 @@ def size_of(path: Path) -> tuple[int, int]:
         return image.size
 
 
-def test_shards_are_pictured_and_told(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_shards_are_pictured_and_told(tmp_path: Path, command: Command, capsys: pytest.CaptureFixture[str]) -> None:
     shards = make_shards(tmp_path / "shards", 60)
     (tmp_path / "shards" / "classes.txt").write_text("".join(f"class {n}\n" for n in range(7)))
     written, out = pipeline(tmp_path, SMALL), tmp_path / "sheet.png"
-    assert run(monkeypatch, written, "--data", shards, "--out", out, "--batches", 3, "--seed", 5, "--epoch", 2) == 0
+    assert command("preview", written, "--data", shards, "--out", out, "--batches", 3, "--seed", 5, "--epoch", 2) == 0
     said, err = capsys.readouterr()
     lines = said.splitlines()
     assert err == ""
@@ -69,7 +58,7 @@ def test_shards_are_pictured_and_told(
     assert width == 1920
     assert height > 500
     arguments = ("--batches", 3, "--seed", 5, "--epoch", 2, "--json")
-    assert run(monkeypatch, written, "--data", tmp_path / "shards", "--out", out, *arguments) == 0
+    assert command("preview", written, "--data", tmp_path / "shards", "--out", out, *arguments) == 0
     told = json.loads(capsys.readouterr().out)
     assert (told["picture"], told["epoch"]) == (str(out), 2)
 
@@ -87,7 +76,7 @@ def test_shards_are_pictured_and_told(
 
 
 def test_coco_with_masks_is_pictured_and_its_objects_counted(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, command: Command, capsys: pytest.CaptureFixture[str]
 ) -> None:
     images, annotations = coco_set(tmp_path, annotations=[
         {"id": 10, "image_id": 2, "category_id": 7, "bbox": [1.5, 2.25, 10, 20.5], "area": 99.5, "iscrowd": 0},
@@ -96,22 +85,20 @@ def test_coco_with_masks_is_pictured_and_its_objects_counted(
     text = SMALL + "targets: {min_side: 4}\nnormalize: imagenet\naugment: [{color_jiggle: {brightness: 0.2}}]\n"
     written, out = pipeline(tmp_path, text), tmp_path / "sheet.png"
     data = ("--data", images, annotations, "--format", "coco", "--json", "--out", out, "--batch-size", 3)
-    assert run(monkeypatch, written, *data) == 0
+    assert command("preview", written, *data) == 0
     (told,) = json.loads(capsys.readouterr().out)["batches"]
     assert (told["objects"], told["objects_in_source"]) == (1, 2)
     assert told["cropped"] == 0
     mixing = pipeline(tmp_path, text.replace("augment: [", "augment: [mosaic, "))
-    assert run(monkeypatch, mixing, *data) == 0
+    assert command("preview", mixing, *data) == 0
     (told,) = json.loads(capsys.readouterr().out)["batches"]
     assert told["padded"] is told["cropped"] is told["objects_in_source"] is None
     written.write_text(text)
-    assert run(monkeypatch, written, *data, "--masks") == 1
+    assert command("preview", written, *data, "--masks") == 1
     assert "masks were asked for" in capsys.readouterr().err
 
 
-def test_images_with_masks_are_pictured(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_images_with_masks_are_pictured(tmp_path: Path, command: Command, capsys: pytest.CaptureFixture[str]) -> None:
     for number in range(4):
         picture(tmp_path / "images" / f"{number}.png", 40 + number, 60)
         values = np.random.default_rng(number).integers(0, 3, (40 + number, 60), dtype=np.uint8)
@@ -121,32 +108,30 @@ def test_images_with_masks_are_pictured(
     names, out = tmp_path / "names.txt", tmp_path / "sheet.png"
     names.write_text("a\nb\nc\n")
     places = (tmp_path / "images", "--format", "masks", tmp_path / "masks", "--classes", names)
-    assert run(monkeypatch, written, "--data", *places, "--out", out) == 0
+    assert command("preview", written, "--data", *places, "--out", out) == 0
     assert len(capsys.readouterr().out.splitlines()) == 2
     size_of(out)
 
 
 @pytest.mark.parametrize("named", [True, False])
 def test_class_folders_are_pictured(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], named: bool
+    tmp_path: Path, command: Command, capsys: pytest.CaptureFixture[str], named: bool
 ) -> None:
     for number in range(6):
         picture(tmp_path / "data" / "ab"[number % 2] / f"{number}.jpg", 40, 50 + number)
     out = tmp_path / "sheet.svg"
     form = ("--format", "folder") if named else ()
-    assert run(monkeypatch, pipeline(tmp_path, SMALL), "--data", tmp_path / "data", *form, "--out", out) == 0
+    assert command("preview", pipeline(tmp_path, SMALL), "--data", tmp_path / "data", *form, "--out", out) == 0
     assert "6 images" in capsys.readouterr().out
     assert out.stat().st_size > 1000
 
 
-def test_coco_mini_is_pictured(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_coco_mini_is_pictured(tmp_path: Path, command: Command, capsys: pytest.CaptureFixture[str]) -> None:
     root, out = real("coco-mini"), tmp_path / "sheet.png"
     files = [root / "annotations" / f"{kind}_val2017.json" for kind in ("instances", "person_keypoints")]
     places = (root / "val2017", *files, "--format", "coco", "--masks", "--keypoints")
     arguments = ("--batches", 2, "--batch-size", 3, "--json", "--out", out)
-    assert run(monkeypatch, PIPELINES / "detection.yaml", "--data", *places, *arguments) == 0
+    assert command("preview", PIPELINES / "detection.yaml", "--data", *places, *arguments) == 0
     told = json.loads(capsys.readouterr().out)["batches"]
     assert len(told) == 2
     for one in told:
@@ -155,7 +140,7 @@ def test_coco_mini_is_pictured(
     size_of(out)
 
 
-def test_a_page_shows_that_a_sample_was_skipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_page_shows_that_a_sample_was_skipped(tmp_path: Path, command: Command) -> None:
     shards = make_shards(tmp_path / "shards", 12)
     path = tmp_path / "shards" / "train-000000.tar"
     data = bytearray(path.read_bytes())
@@ -163,7 +148,7 @@ def test_a_page_shows_that_a_sample_was_skipped(tmp_path: Path, monkeypatch: pyt
         data[start : start + 100] = bytes(100)  # an image's header, a member's
     path.write_bytes(data)
     out, text = tmp_path / "page.html", "resolution: 64\nbuckets: 1\non_error: {skip: {budget: 0.5}}\n"
-    assert run(monkeypatch, pipeline(tmp_path, text), "--data", shards, "--out", out) == 0
+    assert command("preview", pipeline(tmp_path, text), "--data", shards, "--out", out) == 0
     page = out.read_text()
     assert page.count("DecodeError: turbo cannot decode the image") == 2 * page.count("00003</small>") == 2
     assert "ShardError: " in page
@@ -214,6 +199,7 @@ def test_chosen_batches_differ_as_much_as_they_can(samples: int, number: int) ->
 )
 def test_errors_are_readable(
     tmp_path: Path,
+    command: Command,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
     arguments: list[str],
@@ -226,12 +212,12 @@ def test_errors_are_readable(
     for path in (tmp_path / "shards").glob("*.arrow"):
         path.unlink()
     (tmp_path / "broken" / "categories.json").write_text('{"categories": [{"name": "a"}]}')
-    assert run(monkeypatch, pipeline(tmp_path, SMALL), *arguments) == 1
+    assert command("preview", pipeline(tmp_path, SMALL), *arguments) == 1
     assert words in capsys.readouterr().err
 
 
 def test_a_wrong_pipeline_is_named_with_its_line(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, command: Command, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run(monkeypatch, pipeline(tmp_path, "resolution: 64\nbuckts: 3\n"), "--data", "x") == 1
+    assert command("preview", pipeline(tmp_path, "resolution: 64\nbuckts: 3\n"), "--data", "x") == 1
     assert "pipeline.yaml:2: pipeline has no key `buckts`; did you mean `buckets`?" in capsys.readouterr().err

@@ -20,16 +20,9 @@ from resflow.sources.sharding import label_map_bytes
 from resflow.targets import Annotation, LabelMap
 from resflow.targets.label_maps import decode_label_map
 from resflow.targets.read import annotation_from_json
-from tests.sources.annotated_sets import check_same_target, coco_set, picture, real
-
-
-def run(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
-    monkeypatch.setattr(sys, "argv", ["resflow", "shard", *map(str, arguments)])
-    try:
-        main()
-    except SystemExit as end:
-        return int(end.code or 0)
-    return 0
+from tests.conftest import Command
+from tests.data import real
+from tests.sources.annotated_sets import check_same_target, coco_set, picture
 
 
 def opened(out: str) -> ShardSource:
@@ -98,10 +91,10 @@ def wide_masks(tmp_path: Path) -> tuple[list[object], AnnotatedSource]:
 
 @pytest.mark.parametrize("case", [coco_mini, bccd, camvid, coco, yolo, wide_masks])
 def test_what_is_read_back_is_what_went_in(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], case: Case
+    tmp_path: Path, command: Command, capsys: pytest.CaptureFixture[str], case: Case
 ) -> None:
     arguments, source = case(tmp_path)
-    assert run(monkeypatch, *arguments, tmp_path / "out" / "x-%04d.tar", "--max-samples", 30) == 0
+    assert command("shard", *arguments, tmp_path / "out" / "x-%04d.tar", "--max-samples", 30) == 0
     out, err = capsys.readouterr()
     assert err == ""
     assert out.startswith(f"{plural(len(source), 'image')} in {plural(-(-len(source) // 30), 'shard')} (")
@@ -109,17 +102,15 @@ def test_what_is_read_back_is_what_went_in(
     check_reads_back(shards, source)
     tars = sorted((tmp_path / "out").glob("*.tar"))
     first = [path.read_bytes() for path in tars]
-    assert run(monkeypatch, *arguments, tmp_path / "out" / "x-%04d.tar", "--max-samples", 30) == 1
+    assert command("shard", *arguments, tmp_path / "out" / "x-%04d.tar", "--max-samples", 30) == 1
     assert "exists. Remove it" in capsys.readouterr().err
-    assert run(monkeypatch, *arguments, tmp_path / "out" / "x-%04d.tar", "--max-samples", 30, "--overwrite") == 0
+    assert command("shard", *arguments, tmp_path / "out" / "x-%04d.tar", "--max-samples", 30, "--overwrite") == 0
     assert [path.read_bytes() for path in tars] == first
 
 
-def test_the_check_can_fail(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_check_can_fail(tmp_path: Path, command: Command, capsys: pytest.CaptureFixture[str]) -> None:
     arguments, _ = coco(tmp_path)
-    assert run(monkeypatch, *arguments, tmp_path / "out") == 0
+    assert command("shard", *arguments, tmp_path / "out") == 0
     shards = opened(capsys.readouterr().out)
     images, path = tmp_path / "images", tmp_path / "instances.json"
     check_reads_back(shards, Coco(images, path))
@@ -137,7 +128,7 @@ def test_the_check_can_fail(
 
 
 def test_pixels_lie_under_their_boxes_whatever_the_orientation(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, command: Command, capsys: pytest.CaptureFixture[str]
 ) -> None:
     images, path = coco_set(tmp_path)
     for suffix in ("jpg", "png"):
@@ -148,7 +139,7 @@ def test_pixels_lie_under_their_boxes_whatever_the_orientation(
             picture(images / f"{number}.{suffix}", height, width, orientation=number + 4)
             next(image for image in data["images"] if image["id"] == number)["file_name"] = f"{number}.{suffix}"
         path.write_text(json.dumps(data))
-        assert run(monkeypatch, "--format", "coco", images, path, tmp_path / suffix) == 0
+        assert command("shard", "--format", "coco", images, path, tmp_path / suffix) == 0
         shards = opened(capsys.readouterr().out)
         assert shards.index.size.tolist() == [[40, 60], [30, 20], [50, 50]]  # as stored
         for number, sample in enumerate(shards.read(np.arange(3)), 1):
@@ -157,13 +148,11 @@ def test_pixels_lie_under_their_boxes_whatever_the_orientation(
                 assert np.array_equal(np.array(read), np.array(file))
 
 
-def test_panoptic_label_maps(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_panoptic_label_maps(tmp_path: Path, command: Command, capsys: pytest.CaptureFixture[str]) -> None:
     from tests.sources.test_mask_folder import panoptic_set
 
     places = panoptic_set(tmp_path)
-    assert run(monkeypatch, "--format", "coco", *places, tmp_path / "out") == 0
+    assert command("shard", "--format", "coco", *places, tmp_path / "out") == 0
     (sample,) = opened(capsys.readouterr().out).read(np.array([0]))
     assert sorted(sample.members) == ["jpg", "seg.png"]
     classes = CocoPanoptic(*places).target(0)
@@ -171,30 +160,28 @@ def test_panoptic_label_maps(
     assert np.array_equal(decode_label_map(sample.members["seg.png"]), np.asarray(classes.encoded))
 
 
-def test_class_folders_and_names_beside(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_class_folders_and_names_beside(tmp_path: Path, command: Command, capsys: pytest.CaptureFixture[str]) -> None:
     picture(tmp_path / "data" / "dog" / "1.jpg", 10, 12)
     picture(tmp_path / "data" / "cat" / "2.png", 10, 12)
-    assert run(monkeypatch, "--format", "folder", tmp_path / "data", tmp_path / "out", "--no-index") == 0
+    assert command("shard", "--format", "folder", tmp_path / "data", tmp_path / "out", "--no-index") == 0
     assert capsys.readouterr().out.splitlines()[1] == f"{tmp_path}/out/classes.txt"
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["000000.tar", "classes.txt"]
     assert (tmp_path / "out" / "classes.txt").read_text() == "cat\ndog\n"
-    assert run(monkeypatch, "--format", "folder", tmp_path / "data", tmp_path / "out", "--overwrite") == 0
+    assert command("shard", "--format", "folder", tmp_path / "data", tmp_path / "out", "--overwrite") == 0
     read = opened(capsys.readouterr().out).read(np.arange(2))
     assert [(sample.key, bytes(sample.members["cls"])) for sample in read] == [("cat/2", b"0"), ("dog/1", b"1")]
     (tmp_path / "data" / "dog").rename(tmp_path / "data" / "ape")
-    assert run(monkeypatch, "--format", "folder", tmp_path / "data", tmp_path / "out" / "val-%d.tar") == 1
+    assert command("shard", "--format", "folder", tmp_path / "data", tmp_path / "out" / "val-%d.tar") == 1
     assert "classes.txt is there and names other classes" in capsys.readouterr().err
 
 
-def test_categories_beside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_categories_beside(tmp_path: Path, command: Command, capsys: pytest.CaptureFixture[str]) -> None:
     categories = [
         {"id": 7, "name": "ü", "keypoints": ["left_a", "right_a"], "skeleton": [[1, 2]]},
         {"id": 1, "name": "one"},
     ]
     images, path = coco_set(tmp_path, categories=categories)
-    assert run(monkeypatch, "--format", "coco", images, path, tmp_path / "out") == 0
+    assert command("shard", "--format", "coco", images, path, tmp_path / "out") == 0
     assert json.loads((tmp_path / "out" / "categories.json").read_text(encoding="utf-8")) == {
         "categories": [{"id": 1, "name": "one"}, {"id": 7, "name": "ü"}],
         "keypoints": ["left_a", "right_a"],
@@ -203,15 +190,13 @@ def test_categories_beside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caps
     check_reads_back(opened(capsys.readouterr().out), Coco(images, path))
 
 
-def test_problems_are_refused_or_left_out(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_problems_are_refused_or_left_out(tmp_path: Path, command: Command, capsys: pytest.CaptureFixture[str]) -> None:
     images, path = coco_set(tmp_path)
     (images / "2.jpg").unlink()
-    assert run(monkeypatch, "--format", "coco", images, path, tmp_path / "out") == 1
+    assert command("shard", "--format", "coco", images, path, tmp_path / "out") == 1
     assert "1 problem in 3 images and 3 objects (1 missing file)" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
-    assert run(monkeypatch, "--format", "coco", images, path, tmp_path / "out", "--on-error", "drop") == 0
+    assert command("shard", "--format", "coco", images, path, tmp_path / "out", "--on-error", "drop") == 0
     out, err = capsys.readouterr()
     assert out.startswith("2 images in 1 shard (")
     assert "left out: missing file: " in err
@@ -232,13 +217,11 @@ def test_problems_are_refused_or_left_out(
         (["--format", "masks", "a", "b", "out"], "there is nothing at a. Check the path."),
     ],
 )
-def test_wrong_use(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], arguments: list[str], words: str
-) -> None:
-    assert run(monkeypatch, *arguments) == 1
+def test_wrong_use(command: Command, capsys: pytest.CaptureFixture[str], arguments: list[str], words: str) -> None:
+    assert command("shard", *arguments) == 1
     assert words in capsys.readouterr().err
-    assert run(monkeypatch, "--format", "tfrecord", "a", "b") == 2
-    assert run(monkeypatch, "a", "b") == 1
+    assert command("shard", "--format", "tfrecord", "a", "b") == 2
+    assert command("shard", "a", "b") == 1
 
 
 def test_a_bar_shows_on_a_terminal_once_it_takes_time(

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from resflow.cli.main import main
 from resflow.sources import ShardSource, build_index, index_path, write_index, write_shards
+from tests.conftest import Command
 from tests.decode import samples as pictures
 
 
@@ -25,19 +25,10 @@ def pattern(tmp_path: Path) -> str:
     return pattern
 
 
-def run(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
-    monkeypatch.setattr(sys, "argv", ["resflow", *map(str, arguments)])
-    try:
-        main()
-    except SystemExit as end:
-        return int(end.code or 0)
-    return 0
-
-
 def test_tiers_are_made_and_told(
-    pattern: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    pattern: str, tmp_path: Path, command: Command, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run(monkeypatch, "tiers", pattern, "--tiers", "70,32", "--workers", 1) == 0
+    assert command("tiers", pattern, "--tiers", "70,32", "--workers", 1) == 0
     out, err = capsys.readouterr()
     lines = out.splitlines()
     assert lines[0].startswith("tier 32: 8 of 8 images, 0.0 MB (")
@@ -48,11 +39,11 @@ def test_tiers_are_made_and_told(
     tiers = ShardSource(pattern).open_tiers()
     assert tiers is not None
     assert tiers.sides == (32, 70)
-    assert run(monkeypatch, "tiers", pattern, "--tiers", "32,70", "--workers", 1, "--json") == 0
+    assert command("tiers", pattern, "--tiers", "32,70", "--workers", 1, "--json") == 0
     said = json.loads(capsys.readouterr().out)
     assert [(tier["side"], tier["images"], tier["shards_made"]) for tier in said["tiers"]] == [(32, 8, 0), (70, 5, 0)]
     assert Path(said["index"]) == tiers.path
-    assert run(monkeypatch, "tiers", pattern, "--tiers", "32", "--overwrite", "--quality", 50, "--workers", 1) == 0
+    assert command("tiers", pattern, "--tiers", "32", "--overwrite", "--quality", 50, "--workers", 1) == 0
     assert "2 shards made" in capsys.readouterr().out
 
 
@@ -65,53 +56,49 @@ def test_tiers_are_made_and_told(
     ],
 )
 def test_wrong_sides_are_explained(
-    pattern: str, sides: str, message: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    pattern: str, sides: str, message: str, command: Command, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run(monkeypatch, "tiers", pattern, "--tiers", sides) == 1
+    assert command("tiers", pattern, "--tiers", sides) == 1
     out, err = capsys.readouterr()
     assert out == ""
     assert err.startswith(f"resflow: ConfigError\n  {message}")
 
 
-def test_wrong_usage_and_missing_index(
-    pattern: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert run(monkeypatch, "tiers", pattern) == 2
-    assert run(monkeypatch, "tiers", pattern, "--tiers", "32", "--quality", 101) == 2
+def test_wrong_usage_and_missing_index(pattern: str, command: Command, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command("tiers", pattern) == 2
+    assert command("tiers", pattern, "--tiers", "32", "--quality", 101) == 2
     capsys.readouterr()
     index_path(pattern).unlink()
-    assert run(monkeypatch, "tiers", pattern, "--tiers", "32") == 1
+    assert command("tiers", pattern, "--tiers", "32") == 1
     assert "there is no index of these shards. Run: resflow index" in capsys.readouterr().err
 
 
 def test_images_that_cannot_be_read_are_listed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, command: Command, capsys: pytest.CaptureFixture[str]
 ) -> None:
     data = pictures.jpeg(90, 90)
     made = [{"__key__": "a", "jpg": data}, {"__key__": "b", "jpg": data[: len(data) // 2]}]
     pattern = str(write_shards(made, f"{tmp_path}/s-%d.tar")[0])
     write_index(build_index(pattern), index_path(pattern))
-    assert run(monkeypatch, "tiers", pattern, "--tiers", "32", "--workers", 1) == 0
+    assert command("tiers", pattern, "--tiers", "32", "--workers", 1) == 0
     out, err = capsys.readouterr()
     assert out.startswith("tier 32: 1 of 2 images")
     assert err.startswith(f"no tier of {pattern}/b: no tiers can be made of it: OSError: image file is truncated")
 
 
-def test_shard_writes_tiers_too(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_shard_writes_tiers_too(tmp_path: Path, command: Command, capsys: pytest.CaptureFixture[str]) -> None:
     for number in range(4):
         folder = tmp_path / "in" / "ab"[number % 2]
         folder.mkdir(parents=True, exist_ok=True)
         (folder / f"{number}.jpg").write_bytes(pictures.jpeg(80, 100, number))
     out = tmp_path / "out"
     arguments = ("shard", tmp_path / "in", out, "--format", "folder", "--tiers", "32,64")
-    assert run(monkeypatch, *arguments, "--no-index") == 1
+    assert command(*arguments, "--no-index") == 1
     assert "--tiers needs the index of the shards. Drop --no-index." in capsys.readouterr().err
-    assert run(monkeypatch, *arguments[:-1], "32;64") == 1
+    assert command(*arguments[:-1], "32;64") == 1
     assert "got '32;64'" in capsys.readouterr().err
     assert not out.exists()
-    assert run(monkeypatch, *arguments) == 0
+    assert command(*arguments) == 0
     told = capsys.readouterr().out
     assert "tier 32: 4 of 4 images" in told
     tiers = ShardSource(told.rpartition('shards: "')[2].strip().rstrip('"')).open_tiers()

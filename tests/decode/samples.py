@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import io
-import os
 import struct
 import zlib
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
-
-ROOT = Path(os.environ.get("RESFLOW_TEST_DATA", Path(__file__).parents[2] / ".." / "shared" / "data"))
 
 JPEG_KINDS: dict[str, dict[str, object]] = {
     "4:4:4": {"subsampling": 0},

@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 
 from resflow import DataLoader, Pipeline, decode
-from resflow.decode import Decoder, EngineOptions, engine_names, open_engine, register_engine, registry
+from resflow.decode import Decoder, EngineOptions, engine_names, open_engine, register_engine
 from resflow.decode.turbo import TurboDecoder
 from resflow.errors import ConfigError, DecodeError
 from resflow.geometry import Fit, Rotate
@@ -255,8 +255,7 @@ class Grey:
 
 
 @pytest.fixture
-def grey(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(registry, "_ENGINES", dict(registry._ENGINES))
+def grey(engines: None) -> None:
     register_engine("grey-77", Grey)
 
 

@@ -40,3 +40,8 @@ def write_tars(folder: Path) -> None:
                 member = tarfile.TarInfo(f"{part}/{label}/{number:04d}.jpg")
                 member.size = buffer.tell()
                 archive.addfile(member, io.BytesIO(buffer.getvalue()))
+
+
+def drawn_on(picture: Path) -> bool:
+    with Image.open(picture) as image:
+        return image.format == "PNG" and len(np.unique(np.asarray(image.convert("L")))) > 10

@@ -6,31 +6,16 @@ import argparse
 from pathlib import Path
 from types import ModuleType
 
-import numpy as np
 import pytest
-from PIL import Image
 from rich.console import Console
 
 import resflow as rf
-from tests.examples.loading import load, write_tars
+from tests.examples.loading import drawn_on, load
 
 
 @pytest.fixture(scope="module")
 def example() -> ModuleType:
     return load("progressive_resizing")
-
-
-@pytest.fixture
-def tars(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Two classes as CIFAR-10's ten lie in its tars: reddish and bluish squares of 32 pixels."""
-    write_tars(tmp_path)
-    monkeypatch.setenv("RESFLOW_TEST_DATA", str(tmp_path))
-    return tmp_path
-
-
-def drawn_on(picture: Path) -> bool:
-    with Image.open(picture) as image:
-        return image.format == "PNG" and len(np.unique(np.asarray(image.convert("L")))) > 10
 
 
 def test_three_ways(example: ModuleType, tars: Path, capsys: pytest.CaptureFixture[str]) -> None:

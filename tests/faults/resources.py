@@ -35,6 +35,7 @@ from resflow.sources.dataset_sizes import find_sizes
 from resflow.sources.tier_writer import make_tiers
 from resflow.storage.cache import ShardCache
 from resflow.storage.transport import Stamp
+from tests.data import answer
 from tests.shards import make_shards, samples
 
 ROOT = Path(__file__).parents[2]
@@ -61,21 +62,11 @@ def run(programs: Sequence[Program], mounts: Mapping[str, str] | None = None) ->
         programs: run one after the other.
         mounts: folders over which memory is mounted for the programs alone, and how much ("512k").
     """
-    command = [sys.executable, "-m", "tests.faults.resources", json.dumps(programs)]
+    command = ["tests.faults.resources", json.dumps(programs)]
     if mounts is not None:
         mounted = "".join(f"mount -t tmpfs -o size={size} tmpfs '{folder}'; " for folder, size in mounts.items())
-        command = ["unshare", "-m", "sh", "-ec", f'{mounted} exec "$@"', "sh", *command]
-    done = subprocess.run(
-        command,
-        cwd=ROOT,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=280,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    results: list[tuple[Any, str]] = json.loads(done.stdout.splitlines()[-1])
+        command = ["unshare", "-m", "sh", "-ec", f'{mounted} exec "$@"', "sh", sys.executable, "-m", *command]
+    results: list[tuple[Any, str]] = answer(*command)
     return results
 
 

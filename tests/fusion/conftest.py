@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
-
-DATA = Path(os.environ.get("RESFLOW_TEST_DATA", Path(__file__).parents[2] / ".." / "shared" / "data"))
 
 
 def draw(number: int, width: int, height: int) -> Image.Image:

@@ -14,7 +14,8 @@ from torchvision import transforms as v1
 
 import resflow as rf
 from resflow.fusion.lazy import LazyImage, open_lazily
-from tests.fusion.conftest import DATA, draw
+from tests.data import real
+from tests.fusion.conftest import draw
 from tests.fusion.test_fuse import TRANSFORMS, values
 
 DRAWS = 20_000
@@ -45,9 +46,7 @@ def test_windows_and_flips_have_torchvisions_distribution() -> None:
 
 @pytest.mark.parametrize("name", ["train", "evaluation", "evaluation bicubic"])
 def test_photographs_differ_by_a_fraction_of_a_grey_level(tmp_path: Path, name: str) -> None:
-    found = sorted((DATA / "imagenet500").rglob("*.*"))[::8]
-    if not found:
-        pytest.skip(f"no ImageNet photographs in {DATA / 'imagenet500'}; set RESFLOW_TEST_DATA")
+    found = sorted(real("imagenet500").rglob("*.*"))[::8]
     (tmp_path / "a").mkdir()
     for path in found:
         (tmp_path / "a" / path.name).symlink_to(path.resolve())

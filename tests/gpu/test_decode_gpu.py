@@ -13,6 +13,7 @@ from resflow.decode import Decoder, open_engine
 from resflow.decode.dali import DaliDecoder
 from resflow.decode.hardware import probe_hardware
 from resflow.errors import DecodeError
+from tests.data import real
 from tests.decode import samples
 from tests.decode.reference import FILL, Tolerance, check_batch, geometry, reference_decode
 from tests.laws.test_decode_laws import DALI, SIZES, placements
@@ -59,9 +60,7 @@ def test_formats_of_all_kinds_in_one_batch(engine: Decoder, placed: str) -> None
 
 
 def test_real_photographs(engine: Decoder) -> None:
-    files = sorted((samples.ROOT / "imagenet500").glob("*.JPEG"))[::10]
-    if not files:
-        pytest.skip(f"no ImageNet photographs in {samples.ROOT / 'imagenet500'}; set RESFLOW_TEST_DATA")
+    files = sorted(real("imagenet500").glob("*.JPEG"))[::10]
     encoded = [file.read_bytes() for file in files]
     matrices = [placements(*reference_decode(data).shape[:2], (224, 224))["crop"] for data in encoded]
     where = geometry(encoded, matrices, (224, 224))

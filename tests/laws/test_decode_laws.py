@@ -16,6 +16,7 @@ from resflow.decode.placement import INTERPOLATIONS as FILTERS
 from resflow.decode.placement import Interpolation
 from resflow.errors import ConfigError
 from resflow.geometry.affine import is_axis_aligned
+from tests.data import real
 from tests.decode import samples
 from tests.decode.reference import (
     FILL,
@@ -192,9 +193,7 @@ def test_orientations(engine: tuple[str, Decoder], kind: str) -> None:
 
 
 def test_real_orientations(engine: tuple[str, Decoder]) -> None:
-    files = sorted((samples.ROOT / "exif-orientation").glob("*.jpg"))
-    if not files:
-        pytest.skip(f"no real EXIF images in {samples.ROOT / 'exif-orientation'}; set RESFLOW_TEST_DATA")
+    files = sorted(real("exif-orientation").glob("*.jpg"))
     assert len(files) == 18
     name, decoder = engine
     encoded = [file.read_bytes() for file in files]
@@ -205,9 +204,7 @@ def test_real_orientations(engine: tuple[str, Decoder]) -> None:
 
 @pytest.mark.parametrize("side", [64, 128, 224])
 def test_real_photographs(engine: tuple[str, Decoder], side: int) -> None:
-    files = sorted((samples.ROOT / "imagenet500").glob("*.JPEG"))[::25]
-    if not files:
-        pytest.skip(f"no ImageNet photographs in {samples.ROOT / 'imagenet500'}; set RESFLOW_TEST_DATA")
+    files = sorted(real("imagenet500").glob("*.JPEG"))[::25]
     name, decoder = engine
     encoded = [file.read_bytes() for file in files]
     matrices = [

@@ -39,8 +39,8 @@ from resflow.targets import (
     place_annotations,
     place_label_maps,
 )
+from tests.data import real
 from tests.targets.scenes import (
-    DATA,
     PAIRS,
     Array,
     annotation,
@@ -402,9 +402,7 @@ def test_ultralytics_letterbox_agrees(size: tuple[int, int], shape: tuple[int, i
 
 
 def coco(name: str) -> tuple[COCO, list[dict[str, Any]], dict[int, list[dict[str, Any]]]]:
-    path = DATA / "coco-mini" / "annotations" / f"{name}.json"
-    if not path.exists():
-        pytest.skip(f"no {path}; set RESFLOW_TEST_DATA to the folder of test data")
+    path = real(f"coco-mini/annotations/{name}.json")
     with contextlib.redirect_stdout(io.StringIO()):
         truth = COCO(str(path))
     by_image = defaultdict(list)
@@ -478,10 +476,7 @@ def test_keypoints_come_home_with_average_precision_1() -> None:
 
 
 def camvid() -> list[Path]:
-    paths = sorted((DATA / "camvid" / "masks").glob("*.png"))
-    if not paths:
-        pytest.skip(f"no {DATA / 'camvid'}; set RESFLOW_TEST_DATA to the folder of test data")
-    return paths
+    return sorted(real("camvid/masks").glob("*.png"))
 
 
 def test_street_scenes_lie_as_the_reference_says() -> None:

@@ -19,6 +19,7 @@ from resflow.plan.tiers import ORIGINAL, on_tier
 from resflow.session.planned_dataset import PlannedDataset
 from resflow.sources import ShardSource, build_index, index_path, labelled_files, write_index, write_shards
 from resflow.sources.tier_writer import make_tiers
+from tests.data import real
 from tests.decode import samples as pictures
 
 REAL_SIDES = (96, 160, 256)
@@ -49,9 +50,7 @@ def indexed(paths: list[Path], sides: tuple[int, ...]) -> str:
 
 @pytest.fixture(scope="module")
 def photographs(tmp_path_factory: pytest.TempPathFactory) -> str:
-    if not (pictures.ROOT / "imagenet500").is_dir():
-        pytest.skip(f"no ImageNet photographs in {pictures.ROOT / 'imagenet500'}; set RESFLOW_TEST_DATA")
-    images = list(labelled_files(pictures.ROOT / "imagenet500", r"^(n\d+)"))[::5]
+    images = list(labelled_files(real("imagenet500"), r"^(n\d+)"))[::5]
     return indexed(write_shards(images, tmp_path_factory.mktemp("photographs") / "s-%d.tar"), REAL_SIDES)
 
 

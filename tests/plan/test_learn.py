@@ -1,7 +1,5 @@
 import itertools
 import math
-import os
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -10,6 +8,7 @@ from PIL import Image
 
 from resflow.errors import ConfigError, PlanError
 from resflow.plan import Buckets, learn_buckets
+from tests.data import real
 
 Sizes = npt.NDArray[np.int32]
 
@@ -181,10 +180,7 @@ def test_bad_arguments_are_refused(changes: dict[str, object], message: str) -> 
 
 @pytest.mark.parametrize(("folder", "resolution", "most"), [("imagenet500", 224, 0.02), ("coco-mini", 640, 0.012)])
 def test_padding_of_real_images(folder: str, resolution: int, most: float) -> None:
-    data = Path(os.environ.get("RESFLOW_TEST_DATA", Path(__file__).parents[2] / ".." / "shared" / "data")) / folder
-    paths = sorted(data.rglob("*.[jJ][pP]*[gG]"))
-    if not paths:
-        pytest.skip(f"no images in {data}; set RESFLOW_TEST_DATA to the folder of test images")
+    paths = sorted(real(folder).rglob("*.[jJ][pP]*[gG]"))
     sizes = []
     for path in paths:
         with Image.open(path) as image:

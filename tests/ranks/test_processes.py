@@ -10,7 +10,7 @@ import pytest
 
 import resflow as rf
 from resflow.sources import build_index, index_path, labelled_files, write_index, write_shards
-from tests.decode.samples import ROOT
+from tests.data import DATA
 from tests.ranks.checks import check_in_step, check_order
 from tests.ranks.processes import TIMEOUT, Job, make_loader, run_jobs
 from tests.shards import make_shards
@@ -22,9 +22,9 @@ COUNT = 41
 def data(tmp_path_factory: pytest.TempPathFactory) -> str:
     """Shards of real photographs, or of made-up pictures where there are none."""
     folder = tmp_path_factory.mktemp("ranks")
-    if not (ROOT / "imagenet500").is_dir():
+    if not (DATA / "imagenet500").is_dir():
         return make_shards(folder, COUNT)
-    images = list(labelled_files(ROOT / "imagenet500", r"^(n\d+)"))[: COUNT * 10 : 10]
+    images = list(labelled_files(DATA / "imagenet500", r"^(n\d+)"))[: COUNT * 10 : 10]
     pattern = str(write_shards(images, folder / "s-%d.tar", max_samples=15)[0].parent / "*.tar")
     write_index(build_index(pattern, workers=1), index_path(pattern))
     return pattern

@@ -3,24 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
 from PIL import Image
 
 from resflow.targets import Annotation, LabelMap
-
-DATA = Path(os.environ.get("RESFLOW_TEST_DATA", Path(__file__).parents[3] / "shared" / "data"))
-
-
-def real(name: str) -> Path:
-    folder = DATA / name
-    if not folder.exists():
-        pytest.skip(f"no {folder}; RESFLOW_TEST_DATA names the folder of test images")
-    return folder
 
 
 def picture(path: Path, height: int, width: int, orientation: int = 1) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import pickle
 import shutil
 import tarfile
@@ -15,8 +14,8 @@ import pytest
 
 from resflow.errors import ConfigError, IndexFileError
 from resflow.sources import ClassFolderShards, Source, build_index, index_path, write_index
+from tests.data import real
 
-DATA = Path(os.environ.get("RESFLOW_TEST_DATA", Path(__file__).parents[3] / "shared" / "data"))
 NAMES = ["train/dog/1.jpg", "train/dog/2.jpg", "train/cat/1.jpg", "train/ant/x-y.jpg", "ant/3.jpg"]
 Jpeg = Callable[[int, int], bytes]
 
@@ -66,9 +65,7 @@ def test_tars_without_an_index_name_the_way_out(make_tar: Callable[..., Path], j
 
 
 def test_real_cifar(tmp_path: Path) -> None:
-    original = DATA / "cifar10-test.tar"
-    if not original.exists():
-        pytest.skip(f"no {original}; RESFLOW_TEST_DATA names the folder of test images")
+    original = real("cifar10-test.tar")
     path = tmp_path / original.name
     shutil.copy(original, path)
     write_index(build_index(path, workers=1), index_path(path))

@@ -22,7 +22,8 @@ from resflow.sources import Coco, Source
 from resflow.sources.annotations.run_lengths import compressed_counts
 from resflow.targets import Annotation
 from resflow.targets.masks import decode_mask
-from tests.sources.annotated_sets import coco_set, picture, real
+from tests.data import real
+from tests.sources.annotated_sets import coco_set, picture
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning:pycocotools")
 

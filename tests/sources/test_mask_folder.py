@@ -14,7 +14,8 @@ from PIL import Image
 from resflow.errors import ConfigError, TargetError
 from resflow.sources import CocoPanoptic, MaskFolder, Source
 from resflow.targets import Annotation, LabelMap
-from tests.sources.annotated_sets import mask, picture, real
+from tests.data import real
+from tests.sources.annotated_sets import mask, picture
 
 
 def label_map(source: MaskFolder | CocoPanoptic, number: int) -> LabelMap:

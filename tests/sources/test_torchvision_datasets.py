@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import logging
-import os
 import pickle
 from collections.abc import Callable
 from pathlib import Path
@@ -23,15 +22,7 @@ from resflow.images import read_header
 from resflow.images.jpeg import without_metadata
 from resflow.sources import DatasetSource, RecognisedSource, Source, dataset_source, recognise
 from resflow.sources.image_files import common_folder, stored_image, stored_size
-
-DATA = Path(os.environ.get("RESFLOW_TEST_DATA", Path(__file__).parents[3] / "shared" / "data"))
-
-
-def real(name: str) -> Path:
-    folder = DATA / name
-    if not folder.exists():
-        pytest.skip(f"no {folder}; RESFLOW_TEST_DATA names the folder of test images")
-    return folder
+from tests.data import real
 
 
 def picture(height: int, width: int, seed: int = 0) -> Image.Image:

@@ -13,7 +13,8 @@ import pytest
 from resflow.errors import ConfigError, TargetError
 from resflow.sources import Source, Voc
 from resflow.targets import Annotation
-from tests.sources.annotated_sets import picture, real
+from tests.data import real
+from tests.sources.annotated_sets import picture
 
 CAT = "<object><name>cat</name><bndbox><xmin>1</xmin><ymin>2</ymin><xmax>60</xmax><ymax>40</ymax></bndbox></object>"
 

@@ -19,7 +19,7 @@ from resflow.sources import ShardSource, ShardStream, Store
 from resflow.storage import cache
 from resflow.storage.cache import ShardCache
 from resflow.storage.transport import Stamp
-from tests.servers import HostileServer, hostile_server
+from tests.servers import HostileServer
 from tests.storage.remote_sets import check_equal, make_served, plain
 
 NAME = "train-{0000..0002}.tar"
@@ -34,17 +34,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("cached")
     make_served(path)
     return path
-
-
-@pytest.fixture
-def server(folder: Path) -> Iterator[HostileServer]:
-    with hostile_server(folder) as running:
-        yield running
-
-
-@pytest.fixture
-def local(folder: Path) -> ShardSource:
-    return ShardSource(f"{folder}/{NAME}")
 
 
 def store(folder: Path, **arguments) -> Store:

@@ -17,7 +17,7 @@ from PIL import Image
 from resflow.errors import ConfigError, ShardError
 from resflow.sources import ShardSource, Store, build_index, index_path, write_index
 from resflow.storage.cache import ShardCache
-from tests.servers import HostileServer, hostile_server
+from tests.servers import HostileServer
 
 SHARDS, SAMPLES, PIECE = 3, 40, 1 << 16
 NAME = "train-{0000..0002}.tar"
@@ -41,17 +41,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 tar.addfile(member, content)
     write_index(build_index(str(path / NAME)), index_path(str(path / NAME)))
     return path
-
-
-@pytest.fixture
-def server(folder: Path) -> Iterator[HostileServer]:
-    with hostile_server(folder) as running:
-        yield running
-
-
-@pytest.fixture
-def local(folder: Path) -> ShardSource:
-    return ShardSource(f"{folder}/{NAME}")
 
 
 def pieces(folder: Path) -> set[tuple[str, str]]:

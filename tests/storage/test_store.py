@@ -8,7 +8,6 @@ import pickle
 import re
 import ssl
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -37,22 +36,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("remote")
     make_served(path)
     return path
-
-
-@pytest.fixture(scope="module")
-def name() -> str:
-    return "train-{0000..0002}.tar"
-
-
-@pytest.fixture
-def server(folder: Path) -> Iterator[HostileServer]:
-    with hostile_server(folder) as running:
-        yield running
-
-
-@pytest.fixture
-def local(folder: Path, name: str) -> ShardSource:
-    return ShardSource(f"{folder}/{name}")
 
 
 @pytest.mark.parametrize("how", ["plain", "drop", "shortrange", "redirect", "flaky", "once", "busy-0", "busy-1"])

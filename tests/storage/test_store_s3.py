@@ -31,11 +31,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.fixture
-def local(folder: Path) -> ShardSource:
-    return ShardSource(f"{folder}/{NAME}")
-
-
 @pytest.fixture(scope="module")
 def running() -> Iterator[tuple[Door, str]]:
     with s3_server() as found:

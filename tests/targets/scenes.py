@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,7 +10,6 @@ import numpy as np
 from resflow.geometry import Fit, Geometry
 from resflow.targets import Annotation
 
-DATA = Path(os.environ.get("RESFLOW_TEST_DATA", Path(__file__).parents[2] / ".." / "shared" / "data"))
 PAIRS = ((1, 2), (3, 4))
 
 Array = np.ndarray[Any, np.dtype[Any]]

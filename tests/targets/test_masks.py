@@ -11,7 +11,7 @@ from pycocotools import mask as coco
 from resflow.errors import TargetError
 from resflow.targets import decode_mask
 from resflow.targets.masks import decode_block
-from tests.targets.scenes import DATA
+from tests.data import real
 
 
 def by_pycocotools(segmentation: Any, size: tuple[int, int]) -> Any:
@@ -51,9 +51,7 @@ def test_made_up_masks_as_pycocotools_draws_them() -> None:
 
 
 def test_real_masks_as_pycocotools_draws_them() -> None:
-    path = DATA / "coco-mini" / "annotations" / "instances_val2017.json"
-    if not path.exists():
-        pytest.skip(f"no {path}; set RESFLOW_TEST_DATA to the folder of test data")
+    path = real("coco-mini/annotations/instances_val2017.json")
     dataset = json.loads(path.read_text())
     sizes = {one["id"]: (one["height"], one["width"]) for one in dataset["images"]}
     for record in dataset["annotations"]:

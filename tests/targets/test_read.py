@@ -10,7 +10,8 @@ from torchvision import tv_tensors
 
 from resflow.errors import TargetError
 from resflow.targets import Annotation, annotation_from, annotation_from_json, annotation_json, decode_mask
-from tests.targets.scenes import DATA, annotation
+from tests.data import real
+from tests.targets.scenes import annotation
 
 RECORD: dict[str, Any] = {
     "id": 5,
@@ -78,9 +79,7 @@ def test_masks_of_every_kind_in_a_member() -> None:
 
 
 def test_real_annotations_give_back_their_numbers() -> None:
-    path = DATA / "coco-mini" / "annotations" / "person_keypoints_val2017.json"
-    if not path.exists():
-        pytest.skip(f"no {path}; set RESFLOW_TEST_DATA to the folder of test data")
+    path = real("coco-mini/annotations/person_keypoints_val2017.json")
     for record in json.loads(path.read_text())["annotations"]:
         (written,) = annotation_json(annotation_from([record]))["annotations"]
         for name in (

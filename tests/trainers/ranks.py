@@ -10,12 +10,13 @@ import json
 import multiprocessing
 import os
 import socket
-import subprocess
 import sys
 import traceback
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
+
+from tests.data import answer
 
 ROOT = Path(__file__).parents[2]
 _TIMEOUT = 120
@@ -32,17 +33,7 @@ def in_ranks(module: str, jobs: list[tuple[str, int]], data: Path) -> dict[str, 
     Returns:
         By "function/ranks": what each rank returned.
     """
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.trainers.ranks", module, json.dumps(jobs), str(data)],
-        cwd=ROOT,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=280,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    results: dict[str, list[Any]] = json.loads(done.stdout.splitlines()[-1])
+    results: dict[str, list[Any]] = answer("tests.trainers.ranks", module, json.dumps(jobs), str(data))
     return results
 
 
