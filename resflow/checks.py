@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import operator
 import sys
 from collections.abc import Iterable, Sequence
-
-import numpy as np
+from typing import Any
 
 from resflow.errors import ConfigError
 
@@ -15,9 +15,31 @@ def is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
+def whole(value: object, least: int | None = 1, most: int | None = None) -> int | None:
+    """A whole number as Python's int.
+
+    Args:
+        value: anything; NumPy's and PyTorch's numbers count where their dtype is of integers.
+        least: the least that is taken; None: any.
+        most: the most that is taken; None: any.
+
+    Returns:
+        The number; None for what is none (truth values among them) or out of range.
+    """
+    taken: Any = value
+    if isinstance(value, bool) or str(getattr(value, "dtype", "")).endswith("bool"):
+        return None
+    try:
+        number = operator.index(taken)
+    except (TypeError, ValueError, RuntimeError):  # RuntimeError: a tensor of several
+        return None
+    low, high = number if least is None else least, number if most is None else most
+    return number if low <= number <= high else None
+
+
 def is_whole(value: object, least: int = 1) -> bool:
-    """Whether a value is a whole number, Python's or NumPy's, of at least `least` (and not a truth value)."""
-    return isinstance(value, int | np.integer) and not isinstance(value, bool) and int(value) >= least
+    """Whether a value is a whole number of at least `least` (see `whole`)."""
+    return whole(value, least) is not None
 
 
 def check_whole(name: str, value: object, least: int = 1) -> int:
@@ -25,7 +47,7 @@ def check_whole(name: str, value: object, least: int = 1) -> int:
 
     Args:
         name: of the argument, for the message.
-        value: Python's or NumPy's number.
+        value: Python's, NumPy's or PyTorch's number.
         least: the smallest that is taken.
 
     Returns:
@@ -34,9 +56,9 @@ def check_whole(name: str, value: object, least: int = 1) -> int:
     Raises:
         ConfigError: names the argument and its value.
     """
-    if not is_whole(value, least):
+    if (number := whole(value, least)) is None:
         raise ConfigError(f"{name} must be a whole number of at least {least}; got {value!r}")
-    return int(value)  # type: ignore[call-overload, no-any-return]
+    return number
 
 
 def check_fields(owner: object, fields: Iterable[tuple[str, bool, str]]) -> None:

@@ -13,7 +13,7 @@ import torch
 from resflow.augment.per_image_kinds import check as check_transform
 from resflow.augment.per_image_kinds import view_error
 from resflow.augment.per_image_text import transform_text
-from resflow.checks import check_fields, is_number, is_whole
+from resflow.checks import check_fields, is_number, is_whole, whole
 from resflow.config import Node, pipeline_file, read_fields
 from resflow.decode import engine_names
 from resflow.errors import ConfigError
@@ -92,13 +92,16 @@ class Pipeline:
         for name in ("views", "transforms", "augment"):
             if isinstance(value := getattr(self, name), Sequence):
                 object.__setattr__(self, name, tuple(value))
+        for name in ("resolution", "buckets", "stride", "max_pixels"):  # of NumPy they would read otherwise as text
+            if (number := whole(getattr(self, name), 1)) is not None:
+                object.__setattr__(self, name, number)
         checks: tuple[tuple[str, bool, str], ...] = (
             (
                 "buckets",
-                isinstance(self.buckets, Buckets) or _whole(self.buckets),
+                isinstance(self.buckets, Buckets) or is_whole(self.buckets),
                 "a whole number above 0, or Buckets",
             ),
-            ("stride", _whole(self.stride), "a whole number of pixels above 0"),
+            ("stride", is_whole(self.stride), "a whole number of pixels above 0"),
             ("area_tolerance", is_number(self.area_tolerance) and 0 <= self.area_tolerance < 1, "a share in [0, 1)"),
             ("fit", isinstance(self.fit, Fit), "a Fit"),
             ("views", isinstance(self.views, tuple), "a sequence of views"),
@@ -121,7 +124,7 @@ class Pipeline:
                 self.tier_quality is None or (is_number(self.tier_quality) and self.tier_quality > 0),
                 "a number above 0, or None",
             ),
-            ("max_pixels", _whole(self.max_pixels), "a whole number of pixels above 0"),
+            ("max_pixels", is_whole(self.max_pixels), "a whole number of pixels above 0"),
             (
                 "engine",
                 self.engine in engine_names(),
@@ -341,10 +344,6 @@ def _module_text(module: torch.nn.Module) -> str:
         if name[0] != "_" and name not in ("training", "call_super_init") and isinstance(value, plain)
     ]
     return f"{module!r}[{', '.join(parts)}]"
-
-
-def _whole(value: object) -> bool:
-    return isinstance(value, int) and is_whole(value)
 
 
 def _device(value: object) -> bool:

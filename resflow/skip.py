@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from resflow.checks import is_number
+from resflow.checks import is_number, whole
 from resflow.errors import ConfigError
 
 
@@ -31,8 +31,9 @@ class Skip:
     def __post_init__(self) -> None:
         if not is_number(self.budget) or not 0 <= self.budget <= 1:
             raise ConfigError(f"Skip.budget must be a share of an epoch's samples in [0, 1]; got {self.budget!r}")
-        if type(self.grace) is not int or self.grace < 0:
+        if (grace := whole(self.grace, 0)) is None:
             raise ConfigError(f"Skip.grace must be a whole number of at least 0; got {self.grace!r}")
+        object.__setattr__(self, "grace", grace)
 
     def allowed(self, samples: int) -> int:
         """How many of so many samples may be skipped."""

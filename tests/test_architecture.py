@@ -27,7 +27,7 @@ MAY_IMPORT = {
     "targets": {"checks", "errors", "extras", "geometry"},
     "world": {"errors", "plan"},
     "progress": set(),
-    "sources": {"errors", "extras", "images", "plan", "geometry", "progress", "storage", "targets", "world"},
+    "sources": {"checks", "errors", "extras", "images", "plan", "geometry", "progress", "storage", "targets", "world"},
     "augment": {"checks", "errors", "extras", "geometry", "plan", "targets"},
     "models": {"checks", "errors", "extras", "geometry", "plan", "augment"},
     "decode": {"errors", "images", "plan", "geometry"},
@@ -58,6 +58,7 @@ MAY_IMPORT = {
         "transform_fields",
     },
     "session": {
+        "checks",
         "errors",
         "extras",
         "images",

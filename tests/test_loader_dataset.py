@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torchvision.datasets as vision
@@ -136,6 +138,82 @@ def test_a_subset_of_samples_that_are_not_there(folder: Path, shards: str, make:
     for whole in (vision.ImageFolder(str(folder)), rf.sources.ShardSource(shards), [("a.jpg", 0)] * COUNT):
         with pytest.raises(ConfigError, match=rf"in \[0, {COUNT}\).* got 99 at place 1, and 2 such in all"):
             rf.DataLoader(Subset(whole, make([0, 99, -77])), 2, pipeline=PIPELINE)  # type: ignore[arg-type]
+
+
+MASK = [number % 2 == 0 for number in range(COUNT)]
+
+
+@pytest.mark.parametrize(
+    ("indices", "message"),
+    [
+        (MASK, r"got True and False\. .*np\.flatnonzero\(mask\)"),
+        ([True, 5], "got True and False"),
+        (np.array(MASK), "got True and False"),
+        (torch.tensor(MASK), "got True and False"),
+        (np.array([0.0, 1.7]), r"got float64 \[2\]"),
+        ([[0, 1], [2, 3]], r"got int64 \[2, 2\]"),
+        (["0", "1"], "got <U1"),
+        (5, "a sequence of whole numbers"),
+    ],
+)
+def test_a_subset_by_what_is_no_index(folder: Path, shards: str, indices: Any, message: str) -> None:
+    for whole in (vision.ImageFolder(str(folder)), rf.sources.ShardSource(shards), [("a.jpg", 0)] * COUNT):
+        with pytest.raises(ConfigError, match=f"Subset.indices must be .*{message}"):
+            rf.DataLoader(Subset(whole, indices), 2, pipeline=PIPELINE)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "make", [list, tuple, np.array, torch.tensor, lambda ids: np.array(ids, np.uint8), lambda ids: list(np.array(ids))]
+)
+def test_a_subset_by_indices_of_any_kind(folder: Path, make: Any) -> None:
+    chosen = np.flatnonzero(MASK).tolist()
+    whole = vision.ImageFolder(str(folder))
+    batches = list(rf.DataLoader(Subset(whole, make(chosen)), 4, pipeline=PIPELINE))
+    got = {
+        number: int(label)
+        for one in batches
+        for number, label in zip(one.sample_ids.tolist(), one.targets, strict=True)
+    }
+    assert got == {place: whole.targets[number] for place, number in enumerate(chosen)}
+
+
+def test_a_dataset_that_ends_before_its_length(folder: Path) -> None:
+    class Short(list[Any]):
+        def __len__(self) -> int:
+            return COUNT
+
+    with pytest.raises(ConfigError, match=r"Short\[2\] raised IndexError.* its __len__ tells more"):
+        rf.DataLoader(Short([(Image.new("RGB", (9, 9)), 0)] * 2), 2, pipeline=PIPELINE)
+    own = vision.ImageFolder(str(folder))
+    cut = rf.DataLoader(own, 2, pipeline=PIPELINE)
+    own.samples = own.samples[:5]
+    with pytest.raises(ConfigError, match=r"ImageFolder\[\d+\] raised IndexError.* has become shorter"):
+        list(cut)
+
+
+@pytest.mark.parametrize("kind", [np.int64, np.uint8, torch.tensor])
+def test_whole_numbers_of_numpy_and_torch_are_whole_numbers(shards: str, kind: Any) -> None:
+    def loader(number: Any) -> rf.DataLoader[Any]:
+        fit = rf.Fit(short_side=None, fill=(number(1),) * 3)
+        pipeline = rf.Pipeline(
+            resolution=number(32), buckets=number(2), stride=number(8), fit=fit, on_error=rf.Skip(0.1, number(3))
+        )
+        made = rf.DataLoader(
+            shards, number(4), shuffle=True, seed=number(7), world=rf.World(number(1), number(2)), pipeline=pipeline
+        )
+        made.set_epoch(number(3))
+        return made
+
+    plain, given = loader(int), loader(kind)
+    assert json.dumps(given.state_dict()) == json.dumps(plain.state_dict())
+    assert given.plan(kind(2)).sample_ids.tolist() == plain.plan(2).sample_ids.tolist()
+    assert given.batch_size == 4
+    assert rf.PixelBudget(kind(100), kind(4)) == rf.PixelBudget(100, 4)
+    for wrong in (True, np.True_, torch.tensor(True), 4.0, np.float32(4), "4", None, torch.ones(2, dtype=torch.int64)):
+        with pytest.raises(ConfigError, match="batch_size must be a whole number"):
+            rf.DataLoader(shards, wrong, pipeline=PIPELINE)
+        with pytest.raises(ConfigError, match="epoch must be a whole number"):
+            plain.set_epoch(wrong)  # type: ignore[arg-type]
 
 
 def test_tensors_given_as_predictions_are_named(voc: rf.sources.Voc) -> None:

@@ -157,7 +157,8 @@ def check_size(engine: str, position: int, found: tuple[int, int], expected: tup
     if found != expected:
         raise DecodeError(
             f"{engine} cannot place image {position} of the batch: it is {found[0]}x{found[1]} (HxW, upright), but its "
-            f"geometry expects {expected[0]}x{expected[1]}. The index is stale: run `resflow index` again.",
+            f"geometry expects {expected[0]}x{expected[1]}. The image was replaced since its size was read: "
+            "index its shard again, or make the loader (and a file of sizes) anew.",
             position=position,
         )
 

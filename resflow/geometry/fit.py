@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from resflow.checks import is_number
+from resflow.checks import is_number, whole
 from resflow.errors import ConfigError
 from resflow.geometry.affine import Geometry, Matrices, scale_translate
 
@@ -43,15 +43,16 @@ class Fit:
         if self.max_upscale is not None and not (is_number(self.max_upscale) and self.max_upscale > 0):
             raise ConfigError(f"Fit.max_upscale must be above 0, or None for no limit; got {self.max_upscale!r}")
         fill = tuple(self.fill) if isinstance(self.fill, Sequence) else ()
-        if len(fill) != 3 or not all(type(c) is int and 0 <= c <= 255 for c in fill):
+        if len(fill) != 3 or any(whole(c, 0, 255) is None for c in fill):
             raise ConfigError(f"Fit.fill must be three integers from 0 to 255 (red, green, blue); got {self.fill!r}")
-        object.__setattr__(self, "fill", fill)
+        object.__setattr__(self, "fill", tuple(map(int, fill)))
         if self.stretched and (self.max_crop or self.max_upscale is not None):
             raise ConfigError("Fit.stretch() neither pads nor crops, so max_crop and max_upscale have no place in it")
         if self.short_side is None:
             return
-        if type(self.short_side) is not int or self.short_side < 1:
+        if (side := whole(self.short_side, 1)) is None:
             raise ConfigError(f"Fit.short_side must be a whole number of pixels above 0; got {self.short_side!r}")
+        object.__setattr__(self, "short_side", side)
         if self.stretched or self.max_crop or self.max_upscale is not None:
             raise ConfigError("Fit.short_side decides the scale, so it can't be combined with the other limits")
 

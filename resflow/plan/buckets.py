@@ -8,6 +8,7 @@ from typing import TypeVar, overload
 import numpy as np
 import numpy.typing as npt
 
+from resflow.checks import is_whole
 from resflow.errors import ConfigError, PlanError
 
 Sizes = npt.NDArray[np.int32]
@@ -78,7 +79,7 @@ class Buckets:
         Raises:
             ConfigError: no side, or one that is no positive multiple of `stride`.
         """
-        if not sides or not all(isinstance(side, int | np.integer) and side > 0 for side in sides):
+        if not sides or any(not is_whole(side) for side in sides):
             raise ConfigError(
                 "Buckets.square takes the sides of the squares in pixels, whole numbers above 0; got "
                 f"({', '.join(map(repr, sides))}). Write Buckets.square(224), with each resolution of the schedule."

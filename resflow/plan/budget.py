@@ -44,7 +44,7 @@ class PixelBudget:
             value = getattr(self, name)
             if value is None and name == "max_batch":
                 continue
-            check_whole(f"PixelBudget.{name}", value)
+            object.__setattr__(self, name, check_whole(f"PixelBudget.{name}", value))
         if self.max_batch is not None and self.max_batch < self.multiple_of:
             raise ConfigError(
                 f"PixelBudget.max_batch must be at least multiple_of; got {self.max_batch} and {self.multiple_of}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from resflow.checks import whole
 from resflow.errors import ConfigError, PlanError
 from resflow.plan.arrange import Segment, order_batches, order_evenly, order_in_turns, order_runs
 from resflow.plan.batches import EpochPlan, check_world
@@ -165,10 +166,17 @@ def epoch_length(
 
 def check_seed(seed: int, epoch: int) -> None:
     """Refuse a seed or epoch out of range with a ConfigError."""
-    if type(seed) is not int or not 0 <= seed < 1 << 64:
+    if whole(seed, 0, (1 << 64) - 1) is None:
         raise ConfigError(f"seed must be a whole number in [0, 2**64); got {seed!r}")
     if epoch < 0:
         raise ConfigError(f"epoch must be at least 0; got {epoch}")
+
+
+def checked_epoch(epoch: object) -> int:
+    """The number of an epoch; ConfigError unless it is a whole number of at least 0."""
+    if (number := whole(epoch, 0)) is None:
+        raise ConfigError(f"epoch must be a whole number of at least 0; got {epoch!r}")
+    return number
 
 
 def batches_of(n: int, batch_size: int | PixelBudget, drop_last: bool, world_size: int) -> tuple[int, int]:

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
+from resflow.checks import is_whole
 from resflow.errors import ConfigError
 from resflow.plan.batches import PlannedBatch
 from resflow.plan.buckets import Buckets, Sizes, fit_loss
@@ -89,11 +90,11 @@ class OnlineBucketer:
         streams: int = 1,
         learn: int | None = None,
     ) -> None:
-        whole = {"streams": streams, "learn": learn, "epoch_size": epoch_size}
-        whole |= {} if isinstance(buckets, Buckets) else {"buckets": buckets}
-        whole |= {} if isinstance(batch_size, PixelBudget) else {"batch_size": batch_size}
-        for name, value in whole.items():
-            if value is not None and (type(value) is not int or value < 1):
+        counts = {"streams": streams, "learn": learn, "epoch_size": epoch_size}
+        counts |= {} if isinstance(buckets, Buckets) else {"buckets": buckets}
+        counts |= {} if isinstance(batch_size, PixelBudget) else {"batch_size": batch_size}
+        for name, value in counts.items():
+            if value is not None and not is_whole(value):
                 raise ConfigError(f"{name} must be a whole number of at least 1; got {value!r}")
         if not 0 <= seed < 1 << 64 or not 0 <= epoch < _MOST_EPOCHS:
             raise ConfigError(f"seed must be in [0, 2**64) and epoch in [0, {_MOST_EPOCHS}); got {seed} and {epoch}")

@@ -15,7 +15,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 import numpy.typing as npt
 
-from resflow.checks import check_whole
+from resflow.checks import check_whole, whole
 from resflow.errors import ConfigError
 
 Samples = npt.NDArray[np.int64]
@@ -286,8 +286,8 @@ def as_schedule(value: int | Schedule) -> Schedule:
     Raises:
         ConfigError: neither.
     """
-    if isinstance(value, int | np.integer) and not isinstance(value, bool):
-        return Constant(int(value))
+    if (side := whole(value, None)) is not None:
+        return Constant(side)
     if isinstance(value, type) or not isinstance(value, Schedule):
         raise ConfigError(f"resolution must be a whole number of pixels or a schedule; got {value!r}")
     return value

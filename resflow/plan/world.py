@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from resflow.checks import whole
 from resflow.errors import ConfigError
 
 
@@ -19,8 +20,11 @@ class World:
     size: int = 1
 
     def __post_init__(self) -> None:
-        whole = type(self.rank) is int and type(self.size) is int
-        if not whole or self.size < 1 or not 0 <= self.rank < self.size:
+        size = whole(self.size, 1)
+        rank = None if size is None else whole(self.rank, 0, size - 1)
+        if rank is None:
             raise ConfigError(
                 f"World needs whole numbers with 0 <= rank < size; got rank {self.rank!r}, size {self.size!r}"
             )
+        object.__setattr__(self, "rank", rank)
+        object.__setattr__(self, "size", size)

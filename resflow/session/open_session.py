@@ -10,9 +10,11 @@ from typing import Any
 import torch
 from torch.utils.data import IterableDataset
 
+from resflow.checks import whole
 from resflow.errors import ConfigError
 from resflow.pipeline import Pipeline
 from resflow.plan import PixelBudget, World
+from resflow.plan.epoch import check_seed
 from resflow.session.device import local_device
 from resflow.session.planned import PlannedSession
 from resflow.session.session import Session
@@ -70,8 +72,11 @@ def open_session(
     """
     if world is not None and not isinstance(world, World):
         raise ConfigError(f"world must be a World(rank, size); got {world!r}")
-    if not isinstance(batch_size, PixelBudget) and (type(batch_size) is not int or batch_size < 1):
+    size = batch_size if isinstance(batch_size, PixelBudget) else whole(batch_size, 1)
+    if size is None:
         raise ConfigError(f"batch_size must be a whole number above 0, or a PixelBudget; got {batch_size!r}")
+    check_seed(seed, 0)
+    seed = int(seed)
     device = local_device(pipeline.device)
     if device != pipeline.device:
         pipeline = replace(pipeline, device=device)
@@ -82,7 +87,7 @@ def open_session(
         return PlannedSession(
             data,
             pipeline,
-            batch_size=batch_size,
+            batch_size=size,
             shuffle=shuffle,
             drop_last=drop_last,
             seed=seed,
@@ -105,7 +110,7 @@ def open_session(
     return StreamSession(
         data,
         pipeline,
-        batch_size=batch_size,
+        batch_size=size,
         drop_last=drop_last,
         seed=seed,
         world=world,

@@ -24,6 +24,7 @@ from resflow.plan import (
     lay_out,
     learn_buckets,
 )
+from resflow.plan.epoch import checked_epoch
 from resflow.session.builder import decodes_on_gpu
 from resflow.session.finalize import Failure
 from resflow.session.passes import Passes
@@ -154,7 +155,7 @@ class PlannedSession:
 
     def plan(self, epoch: int) -> EpochPlan:
         """All global batches of an epoch; of a sampler that knows its rank, those of this rank."""
-        planned = self._blocks(epoch)
+        planned = self._blocks(checked_epoch(epoch))
         return planned if isinstance(planned, EpochPlan) else planned.whole()
 
     def length(self, epoch: int) -> int:
@@ -229,10 +230,9 @@ class PlannedSession:
         self.passes.settle()
 
     def _set(self, epoch: int) -> None:
-        if type(epoch) is not int or epoch < 0:
-            raise ConfigError(f"epoch must be a whole number of at least 0; got {epoch!r}")
-        untouched = epoch == self.epoch and self.step == self._start  # no batch was handed out since
-        self._go(epoch, self._start if untouched else 0)
+        number = checked_epoch(epoch)
+        untouched = number == self.epoch and self.step == self._start  # no batch was handed out since
+        self._go(number, self._start if untouched else 0)
 
     def state(self) -> dict[str, object]:
         """The place, what the plan was made of, and what this rank has skipped: plain JSON values, for any rank."""

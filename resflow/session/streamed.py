@@ -16,6 +16,7 @@ from resflow.batch import Batch
 from resflow.errors import ConfigError, ResflowError, StateError
 from resflow.pipeline import Pipeline
 from resflow.plan import Buckets, Cursor, EpochPlan, PixelBudget, World, learn_buckets
+from resflow.plan.epoch import checked_epoch
 from resflow.plan.online import default_learn, most_samples
 from resflow.session.builder import BatchBuilder, decodes_on_gpu
 from resflow.session.duplicate_streams import Overlap
@@ -222,10 +223,9 @@ class StreamSession:
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch of the next pass; a restored place in that epoch is kept."""
-        if type(epoch) is not int or epoch < 0:
-            raise ConfigError(f"epoch must be a whole number of at least 0; got {epoch!r}")
+        number = checked_epoch(epoch)
         self.told += 1
-        self._go(epoch)
+        self._go(number)
         self.passes.settle()
 
     def _go(self, epoch: int) -> None:

@@ -1,10 +1,9 @@
-"""Map-style PyTorch datasets as sources, and `Subset`, `random_split` and `ConcatDataset` of sources."""
+"""Map-style PyTorch datasets as sources."""
 
 from __future__ import annotations
 
 import hashlib
-import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -13,7 +12,7 @@ from torch.utils.data import ConcatDataset, IterableDataset, Subset
 
 from resflow.errors import ConfigError
 from resflow.plan.index import Index
-from resflow.sources.base import Sample, Source, TieredSource
+from resflow.sources.base import Sample
 from resflow.sources.dataset_items import as_image, image_size, item_names, split_item
 from resflow.sources.dataset_sizes import Measure, Sizes, Skips, asked_sizes, find_sizes
 from resflow.targets.mirror import KeypointPairs, mirrored_pairs
@@ -126,6 +125,8 @@ class DatasetSource:
     def _item(self, number: int) -> Any:
         try:
             return self.dataset[number]
+        except IndexError as error:
+            raise no_sample(self._name, number, error) from error
         except Exception as error:
             error.add_note(f"Raised by {self._name}[{number}].")
             raise
@@ -153,6 +154,20 @@ def dataset_length(dataset: Any) -> int:
     return len(dataset)
 
 
+def no_sample(name: str, number: int, error: IndexError) -> ConfigError:
+    """The error for a sample that a dataset was said to have.
+
+    Args:
+        name: of the dataset.
+        number: of the sample.
+        error: what it raised.
+    """
+    return ConfigError(
+        f"{name}[{number}] raised IndexError: {error}. If the dataset has become shorter, or its __len__ tells more "
+        "samples than it has, correct that and make the loader anew; if not, the error is in the dataset's own code."
+    )
+
+
 def described(dataset: Any, paths: Iterable[str] = ()) -> list[bytes]:
     """What tells a dataset from others without reading it: classes, lengths, which samples of a subset, paths.
 
@@ -166,7 +181,7 @@ def described(dataset: Any, paths: Iterable[str] = ()) -> list[bytes]:
     kind = type(dataset)
     parts = [f"{kind.__module__}.{kind.__qualname__} {len(dataset)}".encode()]
     if kind is Subset:
-        parts += [np.asarray(dataset.indices, np.int64).tobytes(), *described(dataset.dataset)]
+        parts += [subset_indices(dataset).tobytes(), *described(dataset.dataset)]
     elif kind is ConcatDataset:
         parts += [part for member in dataset.datasets for part in described(member)]
     return [*parts, *(path.encode(errors="surrogateescape") for path in paths)]
@@ -219,116 +234,48 @@ def _asked_sizes(dataset: Any) -> Measure | None:
     return None if inner is None else lambda number: inner(int(indices[number]))
 
 
-_LOG = logging.getLogger("resflow")
+def subset_indices(subset: Subset[Any]) -> npt.NDArray[np.int64]:
+    """The indices of a subset.
 
-
-class SelectedSource:
-    """Samples of sources, in any order; `joined_sources` makes it.
-
-    Args:
-        sources: where the samples are.
-        source: int32 [N], the source of each.
-        number: int64 [N], its number there.
-    """
-
-    def __init__(self, sources: Sequence[Source], source: npt.NDArray[np.int32], number: npt.NDArray[np.int64]) -> None:
-        self.sources, self._source, self._number = tuple(sources), source, number
-        shard, size = np.zeros(len(source), np.int32), np.zeros((len(source), 2), np.int32)
-        first, hashes = 0, []
-        for place, part in enumerate(self.sources):
-            own, index = source == place, part.index
-            shard[own], size[own] = index.shard[number[own]] + first, index.size[number[own]]
-            first += int(index.shard.max(initial=-1)) + 1
-            hashes.append(index.fingerprint.encode())
-        fingerprint = hash_of([*hashes, source.tobytes(), number.tobytes()])
-        count = len(source)
-        self._index = Index(shard, np.zeros(count, np.int64), np.ones(count, np.int64), size, fingerprint)
-
-    @property
-    def index(self) -> Index:
-        """The selected samples; bytes lie where each source says."""
-        return self._index
-
-    def __len__(self) -> int:
-        return len(self._index)
-
-    def __getattr__(self, name: str) -> Any:
-        # what a source tells of its classes and keypoints, where there is one source alone
-        parts = self.__dict__.get("sources", ())
-        if name.startswith("_") or len(parts) != 1:
-            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
-        return getattr(parts[0], name)
-
-    def read(self, sample_ids: npt.NDArray[np.int64]) -> list[Sample]:
-        """Read samples, those of each source together; int64 [B], in [0, N)."""
-        found: list[Sample | None] = [None] * len(sample_ids)
-        for source, places, numbers in self._parts(sample_ids):
-            for place, sample in zip(places.tolist(), source.read(numbers), strict=True):
-                found[place] = sample
-        return [sample for sample in found if sample is not None]
-
-    def read_ahead(self, sample_ids: npt.NDArray[np.int64]) -> None:
-        """Tell each source which of its samples are wanted soon; int64 [B]."""
-        for source, _, numbers in self._parts(sample_ids):
-            source.read_ahead(numbers)
-
-    def name(self, sample_id: int) -> tuple[str, str]:
-        """Shard and key of a sample, for messages."""
-        return self.sources[int(self._source[sample_id])].name(int(self._number[sample_id]))
-
-    def close(self) -> None:
-        """Close all sources; a later read opens them again."""
-        for source in self.sources:
-            source.close()
-
-    def _parts(
-        self, sample_ids: npt.NDArray[np.int64]
-    ) -> list[tuple[Source, npt.NDArray[np.int64], npt.NDArray[np.int64]]]:
-        """Each source that has some of the samples, their places among them, and their numbers there."""
-        source, number = self._source[sample_ids], self._number[sample_ids]
-        places = {int(one): np.flatnonzero(source == one) for one in np.unique(source)}
-        return [(self.sources[one], own, number[own]) for one, own in places.items()]
-
-
-def joined_sources(dataset: Any, open_part: Callable[[Any], Source]) -> SelectedSource | None:
-    """Subsets and concatenations that hold sources, as one source.
+    PyTorch takes True and False for 1 and 0, so that a mask of the dataset would choose its first two samples over
+    and over, and NumPy cuts 1.5 to 1; both are refused here.
 
     Args:
-        dataset: any dataset.
-        open_part: makes a source of a map-style dataset that is among them.
+        subset: of a map-style dataset.
 
     Returns:
-        The source; None where no part of the dataset is a source.
+        int64 [M].
 
     Raises:
-        ConfigError: a subset is empty.
+        ConfigError: indices that are no whole numbers, or no sequence.
     """
-    if type(dataset) not in (Subset, ConcatDataset):
-        return None
-    leaves: list[Any] = []
-    source, number = _selected(dataset, leaves)
-    if not any(isinstance(leaf, Source) for leaf in leaves):
-        return None
-    if not len(source):
-        raise ConfigError(f"{type(dataset).__name__} is empty; expected at least one sample")
-    parts = [leaf if isinstance(leaf, Source) else open_part(leaf) for leaf in leaves]
-    if any(isinstance(part, TieredSource) and part.open_tiers() is not None for part in parts):
-        _LOG.warning(
-            "tiers are not read through a %s: images come out of the originals. To read tiers, give the loader the "
-            "shards themselves, or Mix([...]) of them.",
-            type(dataset).__name__,
+    given: Any = subset.indices
+    try:
+        chosen = np.asarray(given if hasattr(given, "dtype") or isinstance(given, range) else list(given))
+    except (TypeError, ValueError) as error:
+        raise ConfigError(
+            f"Subset.indices must be a sequence of whole numbers: {error}. Give a list of them."
+        ) from error
+    mask = chosen.dtype.kind == "b" or (isinstance(given, list | tuple) and bool in map(type, given))
+    if chosen.ndim == 1 and (not len(chosen) or (chosen.dtype.kind in "iu" and not mask)):
+        return chosen.astype(np.int64)
+    got, out = f"{chosen.dtype} {list(chosen.shape)}", "Give a list such as [0, 2, 5]"
+    if mask:
+        got, out = (
+            "True and False",
+            "Give those of the samples that a mask chooses: Subset(dataset, np.flatnonzero(mask))",
         )
-    return SelectedSource(parts, source, number)
+    raise ConfigError(f"Subset.indices must be whole numbers, the numbers of samples; got {got}. {out}.")
 
 
 def check_subsets(dataset: Any) -> None:
-    """Refuse subsets of samples that are not there.
+    """Refuse subsets of samples that are not there, or whose indices are no whole numbers.
 
     Args:
         dataset: any dataset.
 
     Raises:
-        ConfigError: an index outside of the dataset that a subset is of.
+        ConfigError: an index outside of the dataset that a subset is of, or one that is no whole number.
     """
     if isinstance(dataset, ConcatDataset):
         for part in dataset.datasets:
@@ -337,24 +284,10 @@ def check_subsets(dataset: Any) -> None:
         return
     check_subsets(dataset.dataset)
     whole: Any = dataset.dataset
-    chosen, count = np.asarray(dataset.indices, np.int64), len(whole)
+    chosen, count = subset_indices(dataset), len(whole)
     wrong = np.flatnonzero((chosen < -count) | (chosen >= count))
     if len(wrong):
         raise ConfigError(
             f"Subset.indices must be in [0, {count}), the samples of the {type(whole).__name__} it is of; got "
             f"{int(chosen[wrong[0]])} at place {int(wrong[0])}, and {len(wrong)} such in all"
         )
-
-
-def _selected(dataset: Any, leaves: list[Any]) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]:
-    """Of each sample, which of the leaves holds it, and its number there; new leaves are added to the list."""
-    if type(dataset) is Subset:
-        source, number = _selected(dataset.dataset, leaves)
-        chosen = np.asarray(dataset.indices, np.int64)
-        return source[chosen], number[chosen]
-    if type(dataset) is ConcatDataset:
-        parts = [_selected(part, leaves) for part in dataset.datasets]
-        return np.concatenate([source for source, _ in parts]), np.concatenate([number for _, number in parts])
-    leaves.append(dataset)
-    count = len(dataset.index) if isinstance(dataset, Source) else len(dataset)
-    return np.full(count, len(leaves) - 1, np.int32), np.arange(count, dtype=np.int64)

@@ -231,6 +231,23 @@ class Remarks:
         for names, (count, example) in other._others.items():
             self._add(names, count, example)
 
+    def plain(self) -> dict[str, Any]:
+        """What was noticed as plain JSON values, the number of samples aside; {} where nothing was."""
+        if not (self._ignored or self._others):
+            return {}
+        others = [[list(names), *value] for names, value in self._others.items()]
+        return {"ignored": self._ignored, "examples": self._ignored_examples, "others": others}
+
+    @classmethod
+    def of_plain(cls, value: Mapping[str, Any], samples: int) -> Remarks:
+        """Remarks on so many samples from what `plain` gave; KeyError, TypeError or ValueError for anything else."""
+        remarks = cls()
+        if value:
+            remarks._ignored, remarks._ignored_examples = int(value["ignored"]), list(map(str, value["examples"]))
+            remarks._others = {tuple(map(str, names)): (int(n), str(example)) for names, n, example in value["others"]}
+        remarks._samples = samples
+        return remarks
+
     def found(self) -> dict[str, Remark]:
         """The remarks by kind, as far as there are any: "ignored" members, "doubled" samples.
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ import pyarrow as pa
 from resflow.errors import ConfigError, IndexFileError, SampleError, ShardError, WorkerError
 from resflow.plan.index import Index
 from resflow.sources.arrow_file import write_arrow
-from resflow.sources.groups import Remark, Remarks, read_remarks
+from resflow.sources.groups import Remark, Remarks
 from resflow.sources.index_build import ShardScan, scan_shard
 from resflow.sources.paths import Shards, quoted, shard_paths, shard_sizes, shell_words
 from resflow.sources.tar import MAX_MEMBER_BYTES, check_limit
@@ -62,7 +62,7 @@ class ShardIndex:
         path: the file this was opened from, if any.
         digests: of each shard (`index_build.digest_of`), by which it is known again when renamed; none in old files.
         parts: the indexes this was put together from, each with its first shard and the one after its last.
-        remarks: what was noticed about the shards' members, by kind (`groups.Remarks.found`); of a whole index alone.
+        noticed: what was noticed about each shard's members (`groups.Remarks.plain`), by the shard's number.
     """
 
     index: Index
@@ -74,7 +74,7 @@ class ShardIndex:
     path: Path | None = None
     digests: tuple[str, ...] = ()
     parts: tuple[tuple[ShardIndex, int, int], ...] = ()
-    remarks: Mapping[str, Remark] = field(default_factory=dict)
+    noticed: Mapping[int, Mapping[str, Any]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.index)
@@ -83,6 +83,14 @@ class ShardIndex:
     def fingerprint(self) -> str:
         """Hash of the columns, the keys, and the shards' sizes; their names and places do not matter."""
         return self.index.fingerprint
+
+    @property
+    def remarks(self) -> dict[str, Remark]:
+        """What was noticed about the members of all shards, by kind."""
+        told = Remarks.of_plain({}, len(self))
+        for noticed in self.noticed.values():
+            told.add(Remarks.of_plain(noticed, 0))
+        return told.found()
 
     def rows(self, first: int, last: int) -> slice:
         """The samples of the shards from number `first` to before number `last`."""
@@ -162,14 +170,14 @@ def build_index(
     workers = min(workers, len(paths))
     columns: dict[str, list[Any]] = {name: [] for name in _SCHEMA.names}
     digests: list[str] = []
-    remarks = Remarks()
+    noticed: dict[int, Mapping[str, Any]] = {}
     done = 0
     with _scans(scan, paths, workers) if scans is None else nullcontext(scans(scan, paths)) as results:
         for number, found in enumerate(results):
             if found.shard_size != sizes[number]:
                 raise ShardError("changed size while it was scanned. Index it again.", shard=str(paths[number]))
             digests.append(found.digest)
-            remarks.add(found.remarks)
+            noticed |= {number: told} if (told := found.remarks.plain()) else {}
             columns["shard"].append(np.full(len(found.keys), number, np.int32))
             for name in ("offset", "length", "size", "image_offset", "image_length"):
                 columns[name].append(getattr(found, name))
@@ -182,7 +190,7 @@ def build_index(
                 progress(done, sum(sizes))
     keys = pa.concat_arrays(columns.pop("key"))
     arrays = {name: np.concatenate(parts) for name, parts in columns.items()}
-    return from_columns(arrays, keys, paths, sizes, digests=tuple(digests), remarks=remarks.found())
+    return from_columns(arrays, keys, paths, sizes, digests=tuple(digests), noticed=noticed)
 
 
 def from_columns(
@@ -224,7 +232,7 @@ def write_index(index: ShardIndex, path: Path) -> ShardIndex:
         "shards": [Path(os.path.relpath(shard, folder)).as_posix() for shard in index.shards],
         "shard_sizes": list(index.shard_sizes),
         "shard_digests": list(index.digests),
-        "remarks": {kind: asdict(remark) for kind, remark in index.remarks.items()},
+        "noticed": index.noticed,
     }
     plain = index.index
     size = pa.FixedSizeListArray.from_arrays(pa.array(plain.size.reshape(-1)), 2)
@@ -288,7 +296,9 @@ def open_index_file(
         named = shards or tuple(map(Path, _absolute(path, meta)))
         digests = tuple(map(str, meta.get("shard_digests", ())))
         sizes = tuple(int(size) for size in meta["shard_sizes"])
-        told = read_remarks(meta.get("remarks", {}))
+        noticed = {int(number): told for number, told in dict(meta.get("noticed", {})).items()}
+        for told in noticed.values():
+            Remarks.of_plain(told, 0)  # refuses what it cannot read
         column = dict(zip(_SCHEMA.names, batch.columns, strict=True))
         array = {
             name: column[name].to_numpy(zero_copy_only=True)
@@ -304,7 +314,7 @@ def open_index_file(
         raise IndexFileError(f"the index is damaged ({error}). Run: {command}", shard=where) from error
     if check:
         _check_shards(named, sizes, where, command)
-    others: dict[str, Any] = {"path": path.absolute(), "digests": digests, "remarks": told}
+    others: dict[str, Any] = {"path": path.absolute(), "digests": digests, "noticed": noticed}
     return ShardIndex(index, column["key"], image_offset, image_length, named, sizes, **others)
 
 

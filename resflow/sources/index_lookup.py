@@ -255,6 +255,7 @@ def _put_together(places: Sequence[_Place], paths: Sequence[Path], sizes: Sequen
     opened = {path: open_index_file(path, command=command, check=False) for path, _, _ in runs}
     parts = tuple((opened[path], first, last) for path, first, last in runs)
     columns: dict[str, list[Any]] = {name: [] for name in ("shard", *_ROWS)}
+    noticed: dict[int, Mapping[str, Any]] = {}
     keys, before = [], 0
     for whole, first, last in parts:
         rows = whole.rows(first, last)
@@ -262,6 +263,7 @@ def _put_together(places: Sequence[_Place], paths: Sequence[Path], sizes: Sequen
         for name in _ROWS:
             columns[name].append(getattr(whole if name.startswith("image") else whole.index, name)[rows])
         keys.append(whole.keys[rows])
+        noticed |= {at - first + before: told for at, told in whole.noticed.items() if first <= at < last}
         before += last - first
     arrays = {name: np.concatenate(found) for name, found in columns.items()}
-    return from_columns(arrays, pa.concat_arrays(keys), paths, sizes, parts=parts)
+    return from_columns(arrays, pa.concat_arrays(keys), paths, sizes, parts=parts, noticed=noticed)

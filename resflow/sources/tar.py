@@ -17,6 +17,7 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import NamedTuple, TypeAlias
 
+from resflow.checks import whole
 from resflow.errors import ConfigError, ShardError
 
 BLOCK = 512
@@ -160,9 +161,9 @@ def read_members(
 
 def check_limit(max_member_bytes: int) -> int:
     """The limit itself; ConfigError unless it is a whole number above 0."""
-    if type(max_member_bytes) is not int or max_member_bytes < 1:
+    if (limit := whole(max_member_bytes, 1)) is None:
         raise ConfigError(f"max_member_bytes must be a whole number of bytes above 0; got {max_member_bytes!r}")
-    return max_member_bytes
+    return limit
 
 
 def too_large(what: str, size: int, limit: int, shard: str, offset: int) -> ShardError:

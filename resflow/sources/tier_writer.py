@@ -23,6 +23,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from resflow.checks import whole
 from resflow.errors import ConfigError, SampleError, ShardError, WorkerError
 from resflow.sources.groups import split_name
 from resflow.sources.index_file import ShardIndex, write_index
@@ -113,8 +114,9 @@ def make_tiers(
         WorkerError: a worker process died.
     """
     sides = check_sides(sides)
-    if type(quality) is not int or not 1 <= quality <= 100:
+    if (asked := whole(quality, 1, 100)) is None:
         raise ConfigError(f"quality must be a whole number from 1 to 100; got {quality!r}")
+    quality = asked
     if workers is not None and workers < 1:
         raise ConfigError(f"workers must be at least 1; got {workers}")
     index = open_index(shards, index=index_file)

@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from resflow.checks import whole
 from resflow.errors import ConfigError, IndexFileError
 from resflow.sources.arrow_file import write_arrow
 from resflow.sources.index_file import ShardIndex
@@ -81,13 +82,13 @@ def check_sides(sides: Sequence[int]) -> tuple[int, ...]:
     Raises:
         ConfigError: none, one named twice, or one that is not a whole number in 8..4096.
     """
-    sound = all(type(side) is int and 8 <= side <= MAX_SIDE for side in sides)
-    if not sides or not sound or len(set(sides)) != len(sides):
+    numbers = [number for side in sides if (number := whole(side, 8, MAX_SIDE)) is not None]
+    if not len(sides) or len(set(numbers)) != len(sides):
         raise ConfigError(
             f"tiers must be different whole numbers of pixels from 8 to {MAX_SIDE}, the short side of their images; "
             f"got {sides!r}, expected e.g. 96,160,256"
         )
-    return tuple(sorted(sides))
+    return tuple(sorted(numbers))
 
 
 def write_tiers(

@@ -26,10 +26,12 @@ from resflow.sources.datasets import (
     dataset_pairs,
     described,
     hash_of,
-    joined_sources,
+    no_sample,
     placeless_index,
+    subset_indices,
 )
 from resflow.sources.image_files import common_folder, read_files_ahead, stored_image, stored_size
+from resflow.sources.selected_samples import joined_sources
 
 
 @dataclass(frozen=True, slots=True)
@@ -302,7 +304,10 @@ class RecognisedSource:
 
     def _image(self, sample_id: int) -> str | Pixels:
         kind, dataset, number = self._leaves.at(sample_id)
-        return kind.image(dataset, number)
+        try:
+            return kind.image(dataset, number)
+        except IndexError as error:
+            raise no_sample(type(dataset).__name__, number, error) from error
 
     def _sample(self, position: int, sample_id: int) -> Sample:
         kind, dataset, number = self._leaves.at(sample_id)
@@ -323,7 +328,7 @@ class RecognisedSource:
 def _leaves(dataset: Any) -> _Leaves | None:
     if type(dataset) is Subset:
         whole = _leaves(dataset.dataset)
-        chosen = np.asarray(dataset.indices, np.int64)
+        chosen = subset_indices(dataset)
         return whole and _Leaves(whole.datasets, whole.dataset[chosen], whole.number[chosen])
     if type(dataset) is ConcatDataset:
         return _joined([_leaves(part) for part in dataset.datasets])

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from resflow.checks import check_fields, is_number
+from resflow.checks import check_fields, is_number, is_whole
 from resflow.errors import ConfigError
 from resflow.storage.addresses import scheme_of, shown
 
@@ -69,18 +69,18 @@ class Store:
     options: Mapping[str, object] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
-        whole = [("cache_bytes", 1), ("retries", 0), ("connections", 1)]
+        least = [("cache_bytes", 1), ("retries", 0), ("connections", 1)]
         if self.piece_bytes is not None:
-            whole.append(("piece_bytes", 1 << 16))
+            least.append(("piece_bytes", 1 << 16))
         rules = [
             ("cache", self.cache is None or isinstance(self.cache, str | os.PathLike), "a folder or None"),
             *(
                 (
                     name,
-                    type(getattr(self, name)) is int and getattr(self, name) >= least,
-                    f"a whole number from {least} on",
+                    is_whole(getattr(self, name), low),
+                    f"a whole number from {low} on",
                 )
-                for name, least in whole
+                for name, low in least
             ),
             *(
                 (name, is_number(getattr(self, name)) and getattr(self, name) > 0, "seconds above 0")

@@ -21,6 +21,7 @@ from resflow.sources.index_file import open_index_file
 from resflow.sources.index_lookup import cache_folder, old_index_name, writable_index_path
 from resflow.sources.paths import shard_paths, shell_words, split_outside_braces
 from resflow.sources.tier_writer import make_tiers
+from tests.sources.conftest import jpeg
 
 MakeShards = Callable[..., list[Path]]
 
@@ -34,6 +35,7 @@ def check_equal(found: ShardIndex, built: ShardIndex) -> None:
     assert found.keys.to_pylist() == built.keys.to_pylist()
     assert list(map(os.path.abspath, found.shards)) == list(map(os.path.abspath, built.shards))
     assert found.fingerprint == built.fingerprint
+    assert found.remarks == built.remarks
     numbers = np.arange(len(built))
     assert [key for _, key in found.names(numbers)] == [key for _, key in built.names(numbers)]
 
@@ -71,6 +73,23 @@ def test_a_part_in_any_order_is_read_through_the_index_of_the_whole(shards: list
     check_equal(pickle.loads(pickle.dumps(found)), build_index(some))
     source = ShardSource(some)
     assert [sample.key for sample in source.read(np.arange(len(source)))] == found.keys.to_pylist()
+
+
+@pytest.mark.parametrize("apart", [False, True])
+@pytest.mark.parametrize("numbers", [[0], [1], [2], [0, 1], [2, 1], [2, 0, 1], [0, 1, 2]])
+def test_what_was_noticed_follows_its_shards(make_tar: Callable[..., Path], numbers: list[int], apart: bool) -> None:
+    """Stray files in shard 0; further images that few samples have in shard 1; that all of its samples have in 2."""
+    stray = {"README.md": b"x"} | {f"{key}.jpg": jpeg(9, 7) for key in "abc"}
+    few = {f"{key}.jpg": jpeg(9, 7) for key in ("d", "d.1", "e", "f", "g")}
+    usual = {f"{key}{end}": jpeg(9, 7) for key in "hij" for end in (".jpg", ".mask.png")}
+    paths = [make_tar(f"s{place}.tar", list(one.items())) for place, one in enumerate((stray, few, usual))]
+    for indexed in [[path] for path in paths] if apart else [paths]:
+        write_index(build_index(indexed), index_path(indexed))
+    some = [paths[number] for number in numbers]
+    found = open_index(some)
+    check_equal(found, build_index(some))
+    kinds = {(0,): {"ignored"}, (1,): {"doubled"}, (2,): set(), (0, 1): {"ignored", "doubled"}, (1, 2): {"doubled"}}
+    assert set(found.remarks) == kinds.get(tuple(sorted(numbers)), {"ignored", "doubled"})
 
 
 def test_train_and_val_in_one_folder(make_shards: MakeShards, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from resflow.checks import whole
 from resflow.errors import ConfigError, HeaderError, SampleError, ShardError
 from resflow.plan.index import Index
 from resflow.sources.annotations.lint import LintReport, Problem
@@ -93,9 +94,9 @@ def numbered_classes(classes: Sequence[str], first: int) -> dict[int, str]:
     """
     if isinstance(classes, str) or len(set(classes)) != len(classes):
         raise ConfigError(f"classes must be a sequence of different names; got {classes!r}")
-    if type(first) is not int or first < 0:
+    if (number := whole(first, 0)) is None:
         raise ConfigError(f"first_label must be a whole number, at least 0; got {first!r}")
-    return dict(enumerate(classes, first))
+    return dict(enumerate(classes, number))
 
 
 class AnnotatedSource:
