@@ -46,7 +46,7 @@ def table(results: dict[str, Any]) -> str:
     if results["options"]["quick"]:
         raise Unfit("these are the results of a quick run, whose figures mean nothing. Run peers.py without --quick")
     lines = [
-        f"| images a second | {CONTESTANTS[BASELINE].what.split(',')[0]} + PIL | best peer | Resflow | with tiers |",
+        f"| images per second | {CONTESTANTS[BASELINE].what.split(',')[0]} + PIL | best peer | Resflow | with tiers |",
         "|---|---|---|---|---|",
     ]
     for task, what in TASKS.items():

@@ -54,7 +54,7 @@ def test_the_table_is_written_between_the_markers(readme: Any, results: dict[str
     assert readme.main(asked) == 0
     assert readme.main([*asked, "--check"]) == 0
     text = page.read_text()
-    assert text.startswith(f"# A\n\n{readme.BEGIN}\n| images a second | torch DataLoader + PIL |")
+    assert text.startswith(f"# A\n\n{readme.BEGIN}\n| images per second | torch DataLoader + PIL |")
     assert text.endswith(f"{readme.END}\n\nrest\n")
     assert "old" not in text
     row = "| RandomResizedCrop 224 | 500 | 1,000, 2.0 x (dali-cpu) | **1,250, 2.5 x** | **3,000, 6.0 x** |"

@@ -54,6 +54,11 @@ def test_pages_and_navigation_agree() -> None:
     assert sorted(listed) == sorted([*pages, "CHANGELOG.md"])
 
 
+def test_the_readme_can_be_taken_in_at_once() -> None:
+    prose = re.sub(r"```.*?```|<!--.*?-->|^\|.*?$", "", (ROOT / "README.md").read_text(), flags=re.DOTALL | re.MULTILINE)
+    assert 300 < len(prose.split()) <= 700
+
+
 def test_pictures_of_concepts_are_small() -> None:
     for name in ("buckets", "fit", "schedules", "tiers", "coordinates"):
         assert (ROOT / "docs" / "images" / f"{name}.png").stat().st_size < 60_000
