@@ -24,7 +24,7 @@ import resflow as rf
 from resflow.augment import CopyPaste, CutMix, MixUp, Mosaic, Ramped
 from resflow.errors import ConfigError, TargetError
 from resflow.sources import build_index, index_path, write_index, write_shards
-from resflow.sources.sharding import source_samples
+from resflow.sources.writer import source_samples
 from resflow.targets import Annotation, LabelMap
 from tests.figures import COLOURS, coco_folder, figures
 

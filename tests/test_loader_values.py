@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 import resflow as rf
 from resflow.cli.main import app
 from resflow.errors import ConfigError
-from resflow.sources.sharding import source_samples
+from resflow.sources.writer import source_samples
 from tests.sources.annotated_sets import mask, picture
 
 SIZE = (40, 60)

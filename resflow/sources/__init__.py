@@ -17,15 +17,15 @@ if TYPE_CHECKING:
     from resflow.sources.class_folders import ClassFolderShards
     from resflow.sources.collate import collate_targets, emptied
     from resflow.sources.datasets import DatasetSource
+    from resflow.sources.folders import LabelledImages, class_folder_samples, labelled_files
     from resflow.sources.images import Images
     from resflow.sources.index_file import ShardIndex, build_index, write_index
     from resflow.sources.index_lookup import index_path, open_index
     from resflow.sources.mix import Mix
-    from resflow.sources.sharding import source_samples
     from resflow.sources.shards import ShardSource
     from resflow.sources.stream import ShardStream
     from resflow.sources.torchvision_datasets import RecognisedSource, dataset_source, recognise
-    from resflow.sources.writer import LabelledImages, class_folder_samples, labelled_files, write_shards
+    from resflow.sources.writer import source_samples, write_shards
     from resflow.storage.store import Store
 
 __all__ = [
@@ -72,7 +72,7 @@ _HOME = {
     "CocoPanoptic": "annotations.panoptic",
     "DatasetSource": "datasets",
     "Images": "images",
-    "LabelledImages": "writer",
+    "LabelledImages": "folders",
     "LintReport": "annotations.lint",
     "MaskFolder": "annotations.mask_folder",
     "Mix": "mix",
@@ -88,15 +88,15 @@ _HOME = {
     "Voc": "annotations.voc",
     "Yolo": "annotations.yolo",
     "build_index": "index_file",
-    "class_folder_samples": "writer",
+    "class_folder_samples": "folders",
     "collate_targets": "collate",
     "dataset_source": "torchvision_datasets",
     "emptied": "collate",
     "index_path": "index_lookup",
-    "labelled_files": "writer",
+    "labelled_files": "folders",
     "open_index": "index_lookup",
     "recognise": "torchvision_datasets",
-    "source_samples": "sharding",
+    "source_samples": "writer",
     "write_index": "index_file",
     "write_shards": "writer",
 }

@@ -1,18 +1,146 @@
-"""Image files in folders, and a key for each."""
+"""Image files in folders, a key for each, and the classes that folders or names tell."""
 
 from __future__ import annotations
 
 import logging
 import os
+import re
 import stat
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import repeat
 from pathlib import Path, PurePath
 
 from resflow.errors import ConfigError, ShardError
 from resflow.sources.groups import IMAGE_EXTENSIONS, is_key
+from resflow.sources.image_files import read_file
 
 _LOG = logging.getLogger("resflow")
 _SHOWN = 3  # files that a message names
+
+
+@dataclass(frozen=True, slots=True)
+class LabelledImages:
+    """Image files with a class each; iterating gives samples for `write_shards`.
+
+    Args:
+        paths: the files.
+        keys: a key each, unique.
+        labels: a class number each, in [0, len(classes)); () where there are no classes.
+        classes: class names, sorted.
+    """
+
+    paths: tuple[Path, ...]
+    keys: tuple[str, ...]
+    labels: tuple[int, ...]
+    classes: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __iter__(self) -> Iterator[dict[str, object]]:
+        check_files(self.paths)
+        check_keys(self.keys)
+        return self.part(0, len(self))
+
+    def part(self, start: int, end: int) -> Iterator[dict[str, object]]:
+        """The samples from number `start` to before number `end`."""
+        rows = slice(start, end)
+        labels: Iterable[int | None] = self.labels[rows] or repeat(None)
+        for path, key, label in zip(self.paths[rows], self.keys[rows], labels, strict=False):
+            target = {} if label is None else {"cls": label}
+            yield {"__key__": key, path.suffix[1:].lower(): read_file(str(path)), **target}
+
+
+def class_folder_samples(folder: str | Path) -> LabelledImages:
+    """Images in one sub-folder a class, numbered by name, as torchvision's ImageFolder does.
+
+    Args:
+        folder: holds the class folders; images may lie deeper in these.
+
+    Returns:
+        The images, class by class.
+
+    Raises:
+        ConfigError: the folder is missing, has no class folders, or a class has no images.
+    """
+    root = existing_folder(folder)
+    classes = [path.name for path in sorted(root.iterdir()) if path.name[0] != "." and _is_class(path, root)]
+    if not classes:
+        raise ConfigError(
+            f"{root} has no sub-folders; expected one a class. For classes in file names, take "
+            "labelled_files(folder, label_pattern), or --label-pattern on the command line."
+        )
+    paths: list[Path] = []
+    labels: list[int] = []
+    for label, name in enumerate(classes):
+        found = image_files(root / name, above=root)
+        if not found:
+            raise ConfigError(
+                f"class folder {root / name} has no images ({', '.join(IMAGE_EXTENSIONS)}). Add some, or remove it."
+            )
+        paths.extend(found)
+        labels.extend([label] * len(found))
+    return LabelledImages(tuple(paths), unique_keys(root, paths), tuple(labels), tuple(map(utf8, classes)))
+
+
+def _is_class(path: Path, root: Path) -> bool:
+    """Whether this is a class folder: no file, and no link back to where it lies."""
+    if not path.is_dir():
+        return False
+    if "\n" in path.name or "\r" in path.name:
+        raise ConfigError(f"{str(path)!r} has a line break in its name, which names a class. Rename the folder.")
+    return not path.samefile(root)
+
+
+def labelled_files(folder: str | Path, pattern: str) -> LabelledImages:
+    """Images whose class is in their file names.
+
+    Args:
+        folder: holds the images, also in sub-folders.
+        pattern: regular expression with a group, searched in each file's name; its first group is the class.
+
+    Returns:
+        The images, by path; classes are numbered in sorted order.
+
+    Raises:
+        ConfigError: the folder is missing or has no images, the expression is malformed or has no group, or a file's
+            name does not match.
+    """
+    root = existing_folder(folder)
+    _expression(pattern)
+    paths = image_files(root)
+    if not paths:
+        raise ConfigError(f"{root} has no images; expected files ending in {', '.join(IMAGE_EXTENSIONS)}.")
+    return labelled_by_name(paths, root, pattern)
+
+
+def labelled_by_name(paths: Sequence[Path], root: Path, pattern: str) -> LabelledImages:
+    """As `labelled_files`, of these files below `root`."""
+    expression = _expression(pattern)
+    names: list[str] = []
+    for path in paths:
+        match = expression.search(path.name)
+        if match is None or not match[1]:
+            raise ConfigError(
+                f"regular expression {pattern!r} finds no class in the file name {path.name!r} (in {path.parent}). "
+                "Change the expression, or move the file."
+            )
+        names.append(match[1])
+    classes = sorted(set(names))
+    number = {name: label for label, name in enumerate(classes)}
+    return LabelledImages(tuple(paths), unique_keys(root, paths), tuple(number[n] for n in names), tuple(classes))
+
+
+def _expression(pattern: str) -> re.Pattern[str]:
+    """A regular expression with a group; ConfigError for another."""
+    try:
+        expression = re.compile(pattern)
+    except re.error as error:
+        raise ConfigError(f"regular expression {pattern!r} is malformed: {error}. Correct it.") from error
+    if not expression.groups:
+        raise ConfigError(f"regular expression {pattern!r} has no group; expected the class in parentheses.")
+    return expression
 
 
 def existing_folder(folder: str | Path) -> Path:

@@ -15,10 +15,9 @@ from resflow.sources.annotations.annotated import AnnotatedSource, Files, measur
 from resflow.sources.annotations.keep import kept_files
 from resflow.sources.annotations.lint import LintReport, check_on_error, settle
 from resflow.sources.base import NO_TARGET
-from resflow.sources.folders import image_files, unique_keys
+from resflow.sources.folders import LabelledImages, class_folder_samples, image_files, labelled_by_name, unique_keys
 from resflow.sources.groups import IMAGE_EXTENSIONS
 from resflow.sources.paths import expanded
-from resflow.sources.writer import LabelledImages, class_folder_samples, labelled_by_name
 
 
 class Images(AnnotatedSource):

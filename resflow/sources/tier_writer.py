@@ -6,17 +6,13 @@ import hashlib
 import io
 import itertools
 import json
-import multiprocessing
 import os
 import tarfile
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -24,18 +20,19 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from resflow.checks import whole
-from resflow.errors import ConfigError, SampleError, ShardError, WorkerError
+from resflow.errors import ConfigError, SampleError, ShardError
 from resflow.sources.groups import split_name
 from resflow.sources.index_file import ShardIndex, write_index
 from resflow.sources.index_lookup import index_path, open_index
 from resflow.sources.paths import Shards, shell_words
+from resflow.sources.processes import ordered
 from resflow.sources.tar import BLOCK, read_members
 from resflow.sources.tier_images import QUALITY, shrink
 from resflow.sources.tiers import ABSENT, Tiers, check_sides, tier_shard, tiers_path, write_tiers
+from resflow.sources.writer import StagedFile
 
 _VERSION = 1  # of what a tier's shard holds; a new one makes tiers anew
 _TASK = 32  # images a process is given at once
-_AHEAD = 4  # tasks a process that are under way or wait to be written
 
 Progress = Callable[[int, int], None]
 """Called with the images done and the images in all, of the shards that had to be made."""
@@ -130,10 +127,13 @@ def make_tiers(
     total = sum(len(part.offset) for part, missing in todo if missing)
     unreadable: list[Unreadable] = []
     if total:
-        with _Pool(workers or os.cpu_count() or 1) as pool:
-            done = 0
-            for part, missing, results in pool.results([(p, m) for p, m in todo if m], quality):
-                for count, failed in _write_part(part, missing, results):
+        missed = [(part, missing) for part, missing in todo if missing]
+        jobs = (job for part, missing in missed for job in _jobs(part, missing, quality))
+        done = 0
+        with closing(ordered(_work, jobs, workers or os.cpu_count() or 1, "makes tiers")) as results:
+            for part, missing in missed:
+                made = itertools.islice(results, -(-len(part.offset) // _TASK))
+                for count, failed in _write_part(part, missing, made):
                     done += count
                     unreadable += failed
                     if progress is not None:
@@ -232,48 +232,6 @@ def _work(job: _Job) -> _Made:
     return results
 
 
-class _Pool:
-    """Worker processes that make the images of tiers, some tasks ahead of what is written."""
-
-    def __init__(self, workers: int) -> None:
-        self._workers = workers
-
-    def __enter__(self) -> _Pool:
-        context = multiprocessing.get_context("spawn")
-        self._pool = ProcessPoolExecutor(self._workers, mp_context=context) if self._workers > 1 else None
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._pool is not None:
-            self._pool.shutdown(cancel_futures=True)
-
-    def results(
-        self, todo: Sequence[tuple[_Part, list[int]]], quality: int
-    ) -> Iterator[tuple[_Part, list[int], Iterator[_Made]]]:
-        """Each shard with its missing sides and its images' results in order; to be taken in this order."""
-        made = self._ordered(job for part, missing in todo for job in _jobs(part, missing, quality))
-        for part, missing in todo:
-            yield part, missing, itertools.islice(made, -(-len(part.offset) // _TASK))
-
-    def _ordered(self, jobs: Iterator[_Job]) -> Iterator[_Made]:
-        if self._pool is None:
-            yield from map(_work, jobs)
-            return
-        try:
-            waiting: deque[Future[_Made]] = deque()
-            for job in jobs:
-                waiting.append(self._pool.submit(_work, job))
-                if len(waiting) >= self._workers * _AHEAD:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        except BrokenProcessPool as error:
-            raise WorkerError(
-                "a process that makes tiers died. In a script, call this below `if __name__ == '__main__':`; "
-                "or pass workers=1."
-            ) from error
-
-
 def _jobs(part: _Part, sides: list[int], quality: int) -> Iterator[_Job]:
     for first in range(0, len(part.offset), _TASK):
         rows = slice(first, first + _TASK)
@@ -287,44 +245,35 @@ def _write_part(part: _Part, sides: list[int], results: Iterable[_Made]) -> Iter
     position = 0
     with ExitStack() as stack:
         files = [stack.enter_context(_TierFile(tier_shard(part.path, side), part.identity(side))) for side in sides]
-        try:
-            for made in results:
-                failed = []
-                for key, images in zip(keys[position : position + len(made)], made, strict=True):
-                    if isinstance(images, str):
-                        failed.append(Unreadable(str(part.path), key, images))
-                        continue
-                    for file, image in zip(files, images, strict=True):
-                        if image is not None:
-                            file.add(key, image)
-                position += len(made)
-                yield len(made), failed
-            for file in files:
-                file.publish()
-        except OSError as error:
-            raise ConfigError(
-                f"tiers of {part.path} cannot be written: {error.strerror or error}. Make room, or make the folder "
-                "writable; shards that are complete are kept."
-            ) from error
+        for made in results:
+            failed = []
+            for key, images in zip(keys[position : position + len(made)], made, strict=True):
+                if isinstance(images, str):
+                    failed.append(Unreadable(str(part.path), key, images))
+                    continue
+                for file, image in zip(files, images, strict=True):
+                    if image is not None:
+                        file.add(key, image)
+            position += len(made)
+            yield len(made), failed
+        for file in files:
+            file.publish()
 
 
 class _TierFile:
-    """A tier's shard under a temporary name, until it is complete."""
+    """A tier's shard, staged until it is complete."""
 
     def __init__(self, path: Path, identity: str) -> None:
-        self.path, self._identity = path, identity
-        self._temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+        self._identity = identity
+        for left in path.parent.glob(f".{path.name}.*.part"):  # of a run that was killed
+            with suppress(OSError):
+                left.unlink()
+        self._file = StagedFile(
+            path, f"tier {path}", "Make room, or make its folder writable; shards that are complete are kept."
+        )
         self._tar: tarfile.TarFile | None = None
 
     def __enter__(self) -> _TierFile:
-        try:
-            self.path.parent.mkdir(exist_ok=True)
-            for left in self.path.parent.glob(f".{self.path.name}.*.part"):  # of a run that was killed
-                left.unlink()
-        except OSError as error:
-            raise ConfigError(
-                f"tier {self.path} cannot be written: {error.strerror}. Make its folder writable."
-            ) from error
         return self
 
     def add(self, key: str, image: bytes) -> None:
@@ -340,16 +289,13 @@ class _TierFile:
         if self._tar is None:  # without a comment: some readers refuse an archive of nothing but a global header
             self._tar = self._open({})
         self._tar.close()
-        self._temporary.replace(self.path)
+        self._file.publish()
 
     def _open(self, headers: dict[str, str]) -> tarfile.TarFile:
-        return tarfile.open(self._temporary, "w", format=tarfile.PAX_FORMAT, pax_headers=headers)
+        return tarfile.open(fileobj=cast(Any, self._file), mode="w", format=tarfile.PAX_FORMAT, pax_headers=headers)
 
     def __exit__(self, *_: object) -> None:
-        if self._tar is not None:
-            with suppress(OSError):  # a full disk; what is complete was closed when it was published
-                self._tar.close()
-        self._temporary.unlink(missing_ok=True)
+        self._file.discard()
 
 
 def _index_tiers(index: ShardIndex, parts: Sequence[_Part], sides: tuple[int, ...]) -> tuple[Tiers, list[int]]:

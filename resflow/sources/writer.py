@@ -1,23 +1,28 @@
-"""WebDataset shards from samples, and samples from folders of images."""
+"""WebDataset shards from samples, and samples of annotated sources as members of them."""
 
 from __future__ import annotations
 
 import io
+import json
 import os
-import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass
-from itertools import chain, repeat
-from pathlib import Path
-from typing import IO, Any
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from itertools import chain
+from pathlib import Path, PurePath
+from typing import Any
 
+import numpy as np
 import webdataset
+from PIL import Image
 
 from resflow.errors import ConfigError, SampleError
-from resflow.sources.folders import check_files, check_keys, existing_folder, image_files, unique_keys, utf8
+from resflow.images import whole_header
+from resflow.sources.annotations.annotated import AnnotatedSource
+from resflow.sources.base import Pixels
+from resflow.sources.folders import check_keys, unique_keys
 from resflow.sources.groups import IMAGE_EXTENSIONS, is_key
-from resflow.sources.image_files import read_file
+from resflow.targets.read import annotation_json
+from resflow.targets.types import Annotation, LabelMap
 
 
 def write_shards(
@@ -52,211 +57,86 @@ def write_shards(
     first = next(iterator, None)
     if first is None:
         raise ConfigError("no samples to write; expected at least one.")
-    staged = _Staged(overwrite)
+    staged: list[StagedFile] = []
     seen: set[str] = set()
+
+    def opened(name: str) -> StagedFile:
+        refuse_existing([Path(name)], overwrite)
+        staged.append(
+            StagedFile(Path(name), f"shard {name}", "Make room, or choose another folder; no shard was put in place.")
+        )
+        return staged[-1]
+
     try:
         with webdataset.ShardWriter(
             pattern,
             maxcount=max_samples,
             maxsize=max_bytes,
             verbose=0,
-            opener=staged.open,
-            post=staged.finish,
+            opener=opened,
+            post=lambda _: staged[-1].close(),
             mtime=0,  # equal samples, equal shards
         ) as writer:
             for position, sample in enumerate(chain([first], iterator)):
                 key = _checked_key(sample, position, seen)
                 _encoded(writer, sample, key, position)
-        return staged.publish()
+        return [file.publish() for file in staged]
     finally:
-        staged.discard()
+        for file in staged:
+            file.discard()
 
 
-@dataclass(frozen=True, slots=True)
-class LabelledImages:
-    """Image files with a class each; iterating gives samples for `write_shards`.
-
-    Args:
-        paths: the files.
-        keys: a key each, unique.
-        labels: a class number each, in [0, len(classes)); () where there are no classes.
-        classes: class names, sorted.
-    """
-
-    paths: tuple[Path, ...]
-    keys: tuple[str, ...]
-    labels: tuple[int, ...]
-    classes: tuple[str, ...]
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def __iter__(self) -> Iterator[dict[str, object]]:
-        check_files(self.paths)
-        check_keys(self.keys)
-        return self.part(0, len(self))
-
-    def part(self, start: int, end: int) -> Iterator[dict[str, object]]:
-        """The samples from number `start` to before number `end`."""
-        rows = slice(start, end)
-        labels: Iterable[int | None] = self.labels[rows] or repeat(None)
-        for path, key, label in zip(self.paths[rows], self.keys[rows], labels, strict=False):
-            target = {} if label is None else {"cls": label}
-            yield {"__key__": key, path.suffix[1:].lower(): read_file(str(path)), **target}
-
-
-def class_folder_samples(folder: str | Path) -> LabelledImages:
-    """Images in one sub-folder a class, numbered by name, as torchvision's ImageFolder does.
+class StagedFile:
+    """A file under a temporary name until it is complete; its errors name it.
 
     Args:
-        folder: holds the class folders; images may lie deeper in these.
-
-    Returns:
-        The images, class by class.
+        path: its name in the end; missing folders are made.
+        name: what it is called in errors.
+        way_out: what they say can be done.
 
     Raises:
-        ConfigError: the folder is missing, has no class folders, or a class has no images.
+        ConfigError: it cannot be made, as of each method, where it cannot be written.
     """
-    root = existing_folder(folder)
-    classes = [path.name for path in sorted(root.iterdir()) if path.name[0] != "." and _is_class(path, root)]
-    if not classes:
-        raise ConfigError(
-            f"{root} has no sub-folders; expected one a class. For classes in file names, take "
-            "labelled_files(folder, label_pattern), or --label-pattern on the command line."
-        )
-    paths: list[Path] = []
-    labels: list[int] = []
-    for label, name in enumerate(classes):
-        found = image_files(root / name, above=root)
-        if not found:
-            raise ConfigError(
-                f"class folder {root / name} has no images ({', '.join(IMAGE_EXTENSIONS)}). Add some, or remove it."
-            )
-        paths.extend(found)
-        labels.extend([label] * len(found))
-    return LabelledImages(tuple(paths), unique_keys(root, paths), tuple(labels), tuple(map(utf8, classes)))
 
-
-def _is_class(path: Path, root: Path) -> bool:
-    """Whether this is a class folder: no file, and no link back to where it lies."""
-    if not path.is_dir():
-        return False
-    if "\n" in path.name or "\r" in path.name:
-        raise ConfigError(f"{str(path)!r} has a line break in its name, which names a class. Rename the folder.")
-    return not path.samefile(root)
-
-
-def labelled_files(folder: str | Path, pattern: str) -> LabelledImages:
-    """Images whose class is in their file names.
-
-    Args:
-        folder: holds the images, also in sub-folders.
-        pattern: regular expression with a group, searched in each file's name; its first group is the class.
-
-    Returns:
-        The images, by path; classes are numbered in sorted order.
-
-    Raises:
-        ConfigError: the folder is missing or has no images, the expression is malformed or has no group, or a file's
-            name does not match.
-    """
-    root = existing_folder(folder)
-    _expression(pattern)
-    paths = image_files(root)
-    if not paths:
-        raise ConfigError(f"{root} has no images; expected files ending in {', '.join(IMAGE_EXTENSIONS)}.")
-    return labelled_by_name(paths, root, pattern)
-
-
-def labelled_by_name(paths: Sequence[Path], root: Path, pattern: str) -> LabelledImages:
-    """As `labelled_files`, of these files below `root`."""
-    expression = _expression(pattern)
-    names: list[str] = []
-    for path in paths:
-        match = expression.search(path.name)
-        if match is None or not match[1]:
-            raise ConfigError(
-                f"regular expression {pattern!r} finds no class in the file name {path.name!r} (in {path.parent}). "
-                "Change the expression, or move the file."
-            )
-        names.append(match[1])
-    classes = sorted(set(names))
-    number = {name: label for label, name in enumerate(classes)}
-    return LabelledImages(tuple(paths), unique_keys(root, paths), tuple(number[n] for n in names), tuple(classes))
-
-
-def _expression(pattern: str) -> re.Pattern[str]:
-    """A regular expression with a group; ConfigError for another."""
-    try:
-        expression = re.compile(pattern)
-    except re.error as error:
-        raise ConfigError(f"regular expression {pattern!r} is malformed: {error}. Correct it.") from error
-    if not expression.groups:
-        raise ConfigError(f"regular expression {pattern!r} has no group; expected the class in parentheses.")
-    return expression
-
-
-class _Staged:
-    """Shards under temporary names, until all are complete."""
-
-    def __init__(self, overwrite: bool) -> None:
-        self.overwrite = overwrite
-        self.file: _ShardFile | None = None
-        self.shards: list[tuple[Path, Path]] = []
-
-    def open(self, name: str) -> _ShardFile:
-        path = Path(name)
-        refuse_existing([path], self.overwrite)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-        try:
+    def __init__(self, path: Path, name: str, way_out: str) -> None:
+        self.path, self._name, self._way_out = path, name, way_out
+        self._temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+        with self._named():
             path.parent.mkdir(parents=True, exist_ok=True)
-            self.file = _ShardFile(temporary.open("wb"), path)
-        except OSError as error:
-            raise _unwritable(path, error) from error
-        self.shards.append((temporary, path))
-        return self.file
-
-    def finish(self, _name: str) -> None:
-        file, self.file = self.file, None
-        if file is not None:
-            file.close()
-
-    def publish(self) -> list[Path]:
-        for temporary, path in self.shards:
-            temporary.replace(path)
-        return [path for _, path in self.shards]
-
-    def discard(self) -> None:
-        with suppress(ConfigError):  # said already
-            self.finish("")
-        for temporary, _ in self.shards:
-            temporary.unlink(missing_ok=True)
-
-
-class _ShardFile:
-    """The file of a shard, whose errors name the shard."""
-
-    def __init__(self, file: IO[bytes], path: Path) -> None:
-        self._file, self._path = file, path
+            self._file = self._temporary.open("wb")
 
     def write(self, data: bytes) -> int:
-        try:
+        """Append bytes."""
+        with self._named():
             return self._file.write(data)
-        except OSError as error:
-            raise _unwritable(self._path, error) from error
+
+    def tell(self) -> int:
+        """The bytes that were written."""
+        return self._file.tell()
 
     def close(self) -> None:
-        try:
+        """Write what is buffered."""
+        with self._named():
             self._file.close()
+
+    def publish(self) -> Path:
+        """Bring the file under its name, which is returned."""
+        self.close()
+        with self._named():
+            return self._temporary.replace(self.path)
+
+    def discard(self) -> None:
+        """Remove what was not published."""
+        with suppress(OSError):  # a full disk
+            self._file.close()
+        self._temporary.unlink(missing_ok=True)
+
+    @contextmanager
+    def _named(self) -> Iterator[None]:
+        try:
+            yield
         except OSError as error:
-            raise _unwritable(self._path, error) from error
-
-
-def _unwritable(path: Path, error: OSError) -> ConfigError:
-    return ConfigError(
-        f"shard {path} cannot be written: {error.strerror or error}. Make room, or choose another folder; no shard was "
-        "put in place."
-    )
+            raise ConfigError(f"{self._name} cannot be written: {error.strerror or error}. {self._way_out}") from error
 
 
 def checked_pattern(pattern: str | Path, max_samples: int, max_bytes: int) -> str:
@@ -327,3 +207,64 @@ def _checked_key(sample: Mapping[str, Any], position: int, seen: set[str]) -> st
         raise SampleError(f"key {key!r} came before. Give each sample its own", key=key, position=position)
     seen.add(key)
     return key
+
+
+def source_samples(source: AnnotatedSource, start: int = 0, end: int | None = None) -> Iterator[dict[str, object]]:
+    """What `write_shards` takes, from an annotated source.
+
+    Image bytes are those the source gives its engines: the file's own, but for a JPEG with an EXIF orientation that the
+    annotations do not follow, whose metadata is hidden; what no engine takes as it is becomes PNG.
+
+    Args:
+        source: images with objects or label maps.
+        start: number of the first sample.
+        end: number after the last; None: all that follow.
+
+    Yields:
+        A key (the file's name without its extension), the image under its extension, and "json" for objects or
+        "seg.png" for a label map. The same source gives the same bytes.
+
+    Raises:
+        ShardError: a file cannot be read.
+        SampleError: an image or a mask is damaged.
+    """
+    keys = unique_keys(PurePath(), [PurePath(name) for name in source.files.names])
+    check_keys(keys)
+    for number in range(len(keys))[start:end]:
+        key = keys[number]
+        (sample,) = source.read(np.array([number], np.int64))
+        name, image = _image(source.files.names[number], sample.image)
+        target: Any = sample.target
+        if isinstance(target, Annotation):
+            yield {"__key__": key, name: image, "json": _compact(annotation_json(target))}
+        else:
+            yield {"__key__": key, name: image, "seg.png": label_map_bytes(target)}
+
+
+def label_map_bytes(target: LabelMap) -> bytes:
+    """A label map as a PNG file: its own bytes, or its classes encoded.
+
+    Args:
+        target: encoded, or uint8 or int32 [H, W] with classes from 0 to 65535.
+    """
+    if not isinstance(target.encoded, np.ndarray):
+        return bytes(target.encoded)
+    narrow = target.encoded.dtype == np.uint8
+    return _png(Image.fromarray(target.encoded if narrow else target.encoded.astype(np.uint16)))
+
+
+def _compact(value: object) -> bytes:
+    return json.dumps(value, separators=(",", ":")).encode()
+
+
+def _image(name: str, image: memoryview | Pixels) -> tuple[str, bytes]:
+    if isinstance(image, np.ndarray):
+        return "png", _png(Image.fromarray(image))
+    extension = PurePath(name).suffix[1:].lower()
+    return extension if extension in IMAGE_EXTENSIONS else whole_header(image).format, bytes(image)
+
+
+def _png(image: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return buffer.getvalue()

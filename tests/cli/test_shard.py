@@ -16,7 +16,7 @@ from PIL import Image
 from resflow.cli.dataset import plural
 from resflow.cli.main import main
 from resflow.sources import AnnotatedSource, Coco, CocoPanoptic, MaskFolder, ShardSource, Voc, Yolo
-from resflow.sources.sharding import label_map_bytes
+from resflow.sources.writer import label_map_bytes
 from resflow.targets import Annotation, LabelMap
 from resflow.targets.label_maps import decode_label_map
 from resflow.targets.read import annotation_from_json

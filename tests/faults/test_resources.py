@@ -52,7 +52,7 @@ def test_a_full_disk_is_named_and_leaves_what_was_there(all_found: Found, folder
         assert said[name].startswith(f"shard {place}/new"), said[name]
         assert f"cannot be written: {MAKE_ROOM}, or choose another folder; no shard was put in place." in said[name]
     for name in ("tiers", "end of a tier"):
-        assert said[name].startswith(f"tiers of {place}/s/train-000000.tar cannot be written: {MAKE_ROOM}")
+        assert said[name].startswith(f"tier {place}/s/tier-32/train-000000.tar cannot be written: {MAKE_ROOM}")
     assert said["index"].startswith(f"{place}/s/train-000000..000001.")
     assert f"the index cannot be written: {MAKE_ROOM} on its disk" in said["index"]
     assert said["index"].endswith("what was there before is as it was.")
