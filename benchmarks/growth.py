@@ -43,7 +43,8 @@ from scale import Peak
 
 import resflow as rf
 from resflow.plan import Index, Linear, group_samples, learn_buckets, plan_epoch
-from resflow.sources.index_file import ShardIndex, build_index, open_index_file, write_index
+from resflow.sources.index_build import build_index
+from resflow.sources.index_file import ShardIndex, open_index_file, write_index
 from resflow.sources.index_lookup import index_path
 
 _USUAL = {"workers": 2, "batch": 64, "samples": 500, "buckets": 8}

@@ -12,7 +12,8 @@ import torch
 
 from contestants.job import Batches, Job
 from resflow import Buckets, DataLoader, Fit, Pipeline
-from resflow.sources.index_file import build_index, write_index
+from resflow.sources.index_build import build_index
+from resflow.sources.index_file import write_index
 from resflow.sources.index_lookup import index_path
 from resflow.views import HorizontalFlip, RandomResizedCrop
 

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from contestants.job import Batches, Job
 from contestants.resflow import passes_over
-from resflow.sources.index_file import build_index, write_index
+from resflow.sources.index_build import build_index
+from resflow.sources.index_file import write_index
 from resflow.sources.index_lookup import index_path
 from resflow.sources.tier_writer import make_tiers
 

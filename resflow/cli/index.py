@@ -66,7 +66,7 @@ def build_on_ray(shards: str | list[str], address: str | None, **options: Any) -
         address: of the cluster.
         options: further arguments of `build_index`.
     """
-    from resflow.sources.index_file import build_index
+    from resflow.sources.index_build import build_index
     from resflow.sources.ray_tasks import ray_cluster, ray_map
 
     with ray_cluster(address):
@@ -79,7 +79,7 @@ def build_on_ray(shards: str | list[str], address: str | None, **options: Any) -
 
 
 def _build(shards: list[str], workers: int | None, **options: Any) -> ShardIndex:
-    from resflow.sources.index_file import build_index
+    from resflow.sources.index_build import build_index
 
     if not sys.stderr.isatty():
         return build_index(shards, workers=workers, **options)

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from resflow.sources.datasets import DatasetSource
     from resflow.sources.folders import LabelledImages, class_folder_samples, labelled_files
     from resflow.sources.images import Images
-    from resflow.sources.index_file import ShardIndex, build_index, write_index
+    from resflow.sources.index_build import build_index
+    from resflow.sources.index_file import ShardIndex, write_index
     from resflow.sources.index_lookup import index_path, open_index
     from resflow.sources.mix import Mix
     from resflow.sources.shards import ShardSource
@@ -87,7 +88,7 @@ _HOME = {
     "Source": "base",
     "Voc": "annotations.voc",
     "Yolo": "annotations.yolo",
-    "build_index": "index_file",
+    "build_index": "index_build",
     "class_folder_samples": "folders",
     "collate_targets": "collate",
     "dataset_source": "torchvision_datasets",

@@ -1,24 +1,32 @@
-"""One pass over a shard's headers: where its samples lie and how large their images are."""
+"""One pass over the headers of shards: where their samples lie and how large their images are."""
 
 from __future__ import annotations
 
 import functools
 import hashlib
 import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
-from resflow.errors import HeaderError, SampleError, ShardError
+from resflow.errors import ConfigError, HeaderError, SampleError, ShardError
 from resflow.images import find_header
 from resflow.sources.groups import Remarks, group_members, remark_lines, without_image
-from resflow.sources.tar import MAX_MEMBER_BYTES, Read, read_members
+from resflow.sources.index_file import SCHEMA, ShardIndex, from_columns
+from resflow.sources.paths import Shards, shard_paths, shard_sizes
+from resflow.sources.processes import ordered
+from resflow.sources.tar import MAX_MEMBER_BYTES, Read, check_limit, read_members
 
 _WINDOW = 16 * 1024  # bytes a read: a tar header, most image headers, and the small members in between
 _BLOCKS = 16  # of a shard that its digest is of
 _BLOCK = 4 * 1024  # bytes of each
+_SMALL = 4 << 30  # bytes of shards below which starting worker processes costs more than it saves
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -48,6 +56,79 @@ class ShardScan:
     digest: str
     left_out: list[SampleError]
     remarks: Remarks
+
+
+Progress = Callable[[int, int], None]
+"""Called with the bytes of shards done and the bytes in all."""
+Scans = Callable[[Callable[[Path], ShardScan], list[Path]], Iterator[ShardScan]]
+"""Applies a function to paths; results in their order."""
+
+
+def build_index(
+    shards: Shards,
+    *,
+    workers: int | None = None,
+    progress: Progress | None = None,
+    max_member_bytes: int = MAX_MEMBER_BYTES,
+    scans: Scans | None = None,
+    left_out: Callable[[SampleError], None] | None = None,
+) -> ShardIndex:
+    """Scan the headers of all shards.
+
+    Args:
+        shards: pattern, path, folder, or a sequence of them.
+        workers: processes, at least 1; by default 1 for less than 4 GiB of shards, else at most 4.
+        progress: called after each shard with bytes done and bytes in all.
+        max_member_bytes: of the largest member that is taken; readers have the same limit.
+        scans: applies a function to each path, elsewhere than in this process and its workers.
+        left_out: called for each sample without an image whose size can be read, which is then left out; None: the
+            first such sample is an error.
+
+    Returns:
+        The index, the same for any number of workers.
+
+    Raises:
+        ConfigError: no shards, or a wrong number of workers.
+        ShardError: a shard is missing, damaged, cut short or empty, repeats a key, or has a member that is too large.
+        HeaderError: a sample has no image, or one whose size cannot be read.
+        WorkerError: a worker process died.
+    """
+    if workers is not None and workers < 1:
+        raise ConfigError(f"workers must be at least 1; got {workers}")
+    limit = check_limit(max_member_bytes)
+    scan = functools.partial(scan_shard, max_member_bytes=limit, leave_out=left_out is not None)
+    paths = shard_paths(shards)
+    sizes = shard_sizes(paths)
+    if workers is None:
+        workers = 1 if sum(sizes) < _SMALL else min(4, os.cpu_count() or 1)
+    workers = min(workers, len(paths))
+    columns: dict[str, list[Any]] = {name: [] for name in SCHEMA.names}
+    digests: list[str] = []
+    noticed: dict[int, Mapping[str, Any]] = {}
+    done = 0
+    with (
+        closing(ordered(scan, paths, workers, "scans shards"))
+        if scans is None
+        else nullcontext(scans(scan, paths)) as results
+    ):
+        for number, found in enumerate(results):
+            if found.shard_size != sizes[number]:
+                raise ShardError("changed size while it was scanned. Index it again.", shard=str(paths[number]))
+            digests.append(found.digest)
+            noticed |= {number: told} if (told := found.remarks.plain()) else {}
+            columns["shard"].append(np.full(len(found.keys), number, np.int32))
+            for name in ("offset", "length", "size", "image_offset", "image_length"):
+                columns[name].append(getattr(found, name))
+            columns["key"].append(pa.array(found.keys, pa.large_string()))
+            if left_out is not None:
+                for error in found.left_out:
+                    left_out(error)
+            done += sizes[number]
+            if progress is not None:
+                progress(done, sum(sizes))
+    keys = pa.concat_arrays(columns.pop("key"))
+    arrays = {name: np.concatenate(parts) for name, parts in columns.items()}
+    return from_columns(arrays, keys, paths, sizes, digests=tuple(digests), noticed=noticed)
 
 
 def scan_shard(path: Path, max_member_bytes: int = MAX_MEMBER_BYTES, leave_out: bool = False) -> ShardScan:

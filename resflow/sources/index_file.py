@@ -1,16 +1,11 @@
-"""The index of a dataset of tar shards as a file: built in one pass, written once, mapped into memory to be read."""
+"""The index of a dataset of tar shards as a file: written once, mapped into memory to be read."""
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import json
-import multiprocessing
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager, nullcontext
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,17 +14,15 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from resflow.errors import ConfigError, IndexFileError, SampleError, ShardError, WorkerError
+from resflow.errors import IndexFileError
 from resflow.plan.index import Index
 from resflow.sources.arrow_file import write_arrow
 from resflow.sources.groups import Remark, Remarks
-from resflow.sources.index_build import ShardScan, scan_shard
-from resflow.sources.paths import Shards, quoted, shard_paths, shard_sizes, shell_words
-from resflow.sources.tar import MAX_MEMBER_BYTES, check_limit
+from resflow.sources.paths import quoted, shell_words
 
 VERSION = 1
 _META = b"resflow"
-_SCHEMA = pa.schema(
+SCHEMA = pa.schema(
     [
         ("shard", pa.int32()),
         ("offset", pa.int64()),
@@ -40,12 +33,6 @@ _SCHEMA = pa.schema(
         ("key", pa.large_string()),
     ]
 )
-_SMALL = 4 << 30  # bytes of shards below which starting worker processes costs more than it saves
-
-Progress = Callable[[int, int], None]
-"""Called with the bytes of shards done and the bytes in all."""
-Scans = Callable[[Callable[[Path], ShardScan], list[Path]], Iterator[ShardScan]]
-"""Applies a function to paths; results in their order."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -130,69 +117,6 @@ class ShardIndex:
         return ShardIndex, tuple(getattr(self, name) for name in self.__slots__)
 
 
-def build_index(
-    shards: Shards,
-    *,
-    workers: int | None = None,
-    progress: Progress | None = None,
-    max_member_bytes: int = MAX_MEMBER_BYTES,
-    scans: Scans | None = None,
-    left_out: Callable[[SampleError], None] | None = None,
-) -> ShardIndex:
-    """Scan the headers of all shards.
-
-    Args:
-        shards: pattern, path, folder, or a sequence of them.
-        workers: processes, at least 1; by default 1 for less than 4 GiB of shards, else at most 4.
-        progress: called after each shard with bytes done and bytes in all.
-        max_member_bytes: of the largest member that is taken; readers have the same limit.
-        scans: applies a function to each path, elsewhere than in this process and its workers.
-        left_out: called for each sample without an image whose size can be read, which is then left out; None: the
-            first such sample is an error.
-
-    Returns:
-        The index, the same for any number of workers.
-
-    Raises:
-        ConfigError: no shards, or a wrong number of workers.
-        ShardError: a shard is missing, damaged, cut short or empty, repeats a key, or has a member that is too large.
-        HeaderError: a sample has no image, or one whose size cannot be read.
-        WorkerError: a worker process died.
-    """
-    if workers is not None and workers < 1:
-        raise ConfigError(f"workers must be at least 1; got {workers}")
-    limit = check_limit(max_member_bytes)
-    scan = functools.partial(scan_shard, max_member_bytes=limit, leave_out=left_out is not None)
-    paths = shard_paths(shards)
-    sizes = shard_sizes(paths)
-    if workers is None:
-        workers = 1 if sum(sizes) < _SMALL else min(4, os.cpu_count() or 1)
-    workers = min(workers, len(paths))
-    columns: dict[str, list[Any]] = {name: [] for name in _SCHEMA.names}
-    digests: list[str] = []
-    noticed: dict[int, Mapping[str, Any]] = {}
-    done = 0
-    with _scans(scan, paths, workers) if scans is None else nullcontext(scans(scan, paths)) as results:
-        for number, found in enumerate(results):
-            if found.shard_size != sizes[number]:
-                raise ShardError("changed size while it was scanned. Index it again.", shard=str(paths[number]))
-            digests.append(found.digest)
-            noticed |= {number: told} if (told := found.remarks.plain()) else {}
-            columns["shard"].append(np.full(len(found.keys), number, np.int32))
-            for name in ("offset", "length", "size", "image_offset", "image_length"):
-                columns[name].append(getattr(found, name))
-            columns["key"].append(pa.array(found.keys, pa.large_string()))
-            if left_out is not None:
-                for error in found.left_out:
-                    left_out(error)
-            done += sizes[number]
-            if progress is not None:
-                progress(done, sum(sizes))
-    keys = pa.concat_arrays(columns.pop("key"))
-    arrays = {name: np.concatenate(parts) for name, parts in columns.items()}
-    return from_columns(arrays, keys, paths, sizes, digests=tuple(digests), noticed=noticed)
-
-
 def from_columns(
     arrays: dict[str, npt.NDArray[Any]], keys: Any, paths: Sequence[Path], sizes: Sequence[int], **others: Any
 ) -> ShardIndex:
@@ -245,7 +169,7 @@ def write_index(index: ShardIndex, path: Path) -> ShardIndex:
         index.image_length,
         index.keys,
     ]
-    schema = _SCHEMA.with_metadata({_META: json.dumps(meta).encode()})
+    schema = SCHEMA.with_metadata({_META: json.dumps(meta).encode()})
     write_arrow(pa.record_batch([c if isinstance(c, pa.Array) else pa.array(c) for c in columns], schema=schema), path)
     return open_index_file(path)
 
@@ -288,7 +212,7 @@ def open_index_file(
         version = meta["version"]
         if version != VERSION:
             raise IndexFileError(f"the index is of version {version}; expected {VERSION}. Run: {command}", shard=where)
-        if not reader.schema.equals(_SCHEMA) or reader.num_record_batches != 1:
+        if not reader.schema.equals(SCHEMA) or reader.num_record_batches != 1:
             raise IndexFileError(f"the index has other columns than expected. Run: {command}", shard=where)
         batch = reader.get_batch(0)
         batch.validate()
@@ -299,7 +223,7 @@ def open_index_file(
         noticed = {int(number): told for number, told in dict(meta.get("noticed", {})).items()}
         for told in noticed.values():
             Remarks.of_plain(told, 0)  # refuses what it cannot read
-        column = dict(zip(_SCHEMA.names, batch.columns, strict=True))
+        column = dict(zip(SCHEMA.names, batch.columns, strict=True))
         array = {
             name: column[name].to_numpy(zero_copy_only=True)
             for name in ("shard", "offset", "length", "image_offset", "image_length")
@@ -365,21 +289,3 @@ def _fingerprint(arrays: list[npt.NDArray[Any]], keys: Any, sizes: Sequence[int]
     digest.update(np.frombuffer(offsets, np.int64)[: len(keys) + 1].data)
     digest.update(text or b"")
     return digest.hexdigest()
-
-
-@contextmanager
-def _scans(scan: Callable[[Path], ShardScan], paths: list[Path], workers: int) -> Iterator[Iterator[ShardScan]]:
-    """Scans in the order of the shards, whatever the number of workers."""
-    if workers == 1:
-        yield map(scan, paths)
-        return
-    pool = ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"))
-    try:
-        yield pool.map(scan, paths)
-    except BrokenProcessPool as error:
-        raise WorkerError(
-            "a process that scans shards died. In a script, call this below `if __name__ == '__main__':`; "
-            "or pass workers=1."
-        ) from error
-    finally:
-        pool.shutdown(cancel_futures=True)
