@@ -1,4 +1,4 @@
-"""`Subset`, `random_split` and `ConcatDataset` of sources, as one source."""
+"""Several sources as one: one after the other, or samples of them as `Subset` and `ConcatDataset` select them."""
 
 from __future__ import annotations
 
@@ -18,49 +18,49 @@ from resflow.sources.datasets import hash_of, subset_indices
 _LOG = logging.getLogger("resflow")
 
 
-class SelectedSource:
-    """Samples of sources, in any order; `joined_sources` makes it.
+class JoinedSource:
+    """Sources one after the other.
 
     Args:
-        sources: where the samples are.
-        source: int32 [N], the source of each.
-        number: int64 [N], its number there.
+        sources: at least one.
     """
 
-    def __init__(self, sources: Sequence[Source], source: npt.NDArray[np.int32], number: npt.NDArray[np.int64]) -> None:
-        self.sources, self._source, self._number = tuple(sources), source, number
-        shard, size = np.zeros(len(source), np.int32), np.zeros((len(source), 2), np.int32)
-        first, hashes = 0, []
-        for place, part in enumerate(self.sources):
-            own, index = source == place, part.index
-            shard[own], size[own] = index.shard[number[own]] + first, index.size[number[own]]
-            first += int(index.shard.max(initial=-1)) + 1
-            hashes.append(index.fingerprint.encode())
-        fingerprint = hash_of([*hashes, source.tobytes(), number.tobytes()])
-        count = len(source)
-        self._index = Index(shard, np.zeros(count, np.int64), np.ones(count, np.int64), size, fingerprint)
+    def __init__(self, sources: Sequence[Source]) -> None:
+        self.sources = tuple(sources)
+        parts = [source.index for source in self.sources]
+        self._starts = np.cumsum([0, *map(len, parts)])
+        shards = np.cumsum([0, *(int(part.shard.max(initial=-1)) + 1 for part in parts)])
+        self._index = _placeless(
+            np.concatenate([part.shard + np.int32(first) for part, first in zip(parts, shards[:-1], strict=True)]),
+            np.concatenate([part.size for part in parts]),
+            hash_of([part.fingerprint.encode() for part in parts]),
+        )
 
     @property
     def index(self) -> Index:
-        """The selected samples; bytes lie where each source says."""
+        """The samples; bytes lie where each source says."""
         return self._index
 
     def __len__(self) -> int:
         return len(self._index)
 
-    def __getattr__(self, name: str) -> Any:
-        # what a source tells of its classes and keypoints, where there is one source alone
-        parts = self.__dict__.get("sources", ())
-        if name.startswith("_") or len(parts) != 1:
-            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
-        return getattr(parts[0], name)
-
     def read(self, sample_ids: npt.NDArray[np.int64]) -> list[Sample]:
-        """Read samples, those of each source together; int64 [B], in [0, N)."""
+        """Read samples, those of each source together.
+
+        Args:
+            sample_ids: int64 [B], in [0, N).
+
+        Returns:
+            B samples, in the order asked for.
+
+        Raises:
+            ConfigError: a number outside the index.
+            ResflowError: what the sources raise.
+        """
         found: list[Sample | None] = [None] * len(sample_ids)
-        for source, places, numbers in self._parts(sample_ids):
-            for place, sample in zip(places.tolist(), source.read(numbers), strict=True):
-                found[place] = sample
+        for source, slots, numbers in self._parts(sample_ids):
+            for slot, sample in zip(slots.tolist(), source.read(numbers), strict=True):
+                found[slot] = sample
         return [sample for sample in found if sample is not None]
 
     def read_ahead(self, sample_ids: npt.NDArray[np.int64]) -> None:
@@ -70,20 +70,66 @@ class SelectedSource:
 
     def name(self, sample_id: int) -> tuple[str, str]:
         """Shard and key of a sample, for messages."""
-        return self.sources[int(self._source[sample_id])].name(int(self._number[sample_id]))
+        ((source, _, numbers),) = self._parts(np.array([sample_id]))
+        return source.name(int(numbers[0]))
+
+    def source_of(self, sample_id: int) -> int:
+        """Number of the source of a sample, such as `batch.sample_ids` has them."""
+        return int(np.searchsorted(self._starts, self._rows(np.array([sample_id])), side="right")[0]) - 1
 
     def close(self) -> None:
         """Close all sources; a later read opens them again."""
         for source in self.sources:
             source.close()
 
+    def _rows(self, sample_ids: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """Numbers of samples among those of all sources."""
+        return sample_ids
+
     def _parts(
         self, sample_ids: npt.NDArray[np.int64]
     ) -> list[tuple[Source, npt.NDArray[np.int64], npt.NDArray[np.int64]]]:
-        """Each source that has some of the samples, their places among them, and their numbers there."""
-        source, number = self._source[sample_ids], self._number[sample_ids]
-        places = {int(one): np.flatnonzero(source == one) for one in np.unique(source)}
-        return [(self.sources[one], own, number[own]) for one, own in places.items()]
+        """Each source that has some of the samples, their slots among them, and their numbers there."""
+        wrong = sample_ids[(sample_ids < 0) | (sample_ids >= len(self))]
+        if len(wrong):
+            raise ConfigError(f"sample ids must be in [0, {len(self)}); got {int(wrong[0])}")
+        rows = self._rows(sample_ids)
+        source = np.searchsorted(self._starts, rows, side="right") - 1
+        slots = {int(one): np.flatnonzero(source == one) for one in np.unique(source)}
+        return [(self.sources[one], own, rows[own] - self._starts[one]) for one, own in slots.items()]
+
+
+class SelectedSource(JoinedSource):
+    """Samples of sources, in any order; `joined_sources` makes it.
+
+    Args:
+        sources: where the samples are.
+        source: int32 [N], the source of each.
+        number: int64 [N], its number there.
+    """
+
+    def __init__(self, sources: Sequence[Source], source: npt.NDArray[np.int32], number: npt.NDArray[np.int64]) -> None:
+        super().__init__(sources)
+        self._selected = self._starts[source] + number
+        hashes = [part.index.fingerprint.encode() for part in self.sources]
+        fingerprint = hash_of([*hashes, source.tobytes(), number.tobytes()])
+        self._index = _placeless(self._index.shard[self._selected], self._index.size[self._selected], fingerprint)
+
+    def __getattr__(self, name: str) -> Any:
+        # what a source tells of its classes and keypoints, where there is one source alone
+        parts = self.__dict__.get("sources", ())
+        if name.startswith("_") or len(parts) != 1:
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        return getattr(parts[0], name)
+
+    def _rows(self, sample_ids: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        return self._selected[sample_ids]
+
+
+def _placeless(shard: npt.NDArray[np.int32], size: npt.NDArray[np.int32], fingerprint: str) -> Index:
+    """An index whose offset and length, which only the sources need, take no memory."""
+    count = len(shard)
+    return Index(shard, np.broadcast_to(np.int64(0), count), np.broadcast_to(np.int64(1), count), size, fingerprint)
 
 
 def joined_sources(dataset: Any, open_part: Callable[[Any], Source]) -> SelectedSource | None:
