@@ -55,7 +55,9 @@ def test_pages_and_navigation_agree() -> None:
 
 
 def test_the_readme_can_be_taken_in_at_once() -> None:
-    prose = re.sub(r"```.*?```|<!--.*?-->|^\|.*?$", "", (ROOT / "README.md").read_text(), flags=re.DOTALL | re.MULTILINE)
+    prose = re.sub(
+        r"```.*?```|<!--.*?-->|^\|.*?$", "", (ROOT / "README.md").read_text(), flags=re.DOTALL | re.MULTILINE
+    )
     assert 300 < len(prose.split()) <= 700
 
 
