@@ -104,7 +104,7 @@ def test_each_command_takes_each_spelling(shards: Path, capsys: pytest.CaptureFi
         for order in ([command, "small.yaml", "--data", *places], [command, "--data", *places, "small.yaml"]):
             assert told(capsys, *order, *options[command])
     assert told(capsys, "plan", "small.yaml", "--data", *places)["images"] == 60
-    assert told(capsys, "tiers", *places, "--tiers", 20)["samples"] == 60
+    assert told(capsys, "tiers", *places, "--tiers", 20, "--workers", 1)["samples"] == 60
     assert told(capsys, "info", *places)["tiers"]["20"] > 0
     assert told(capsys, "info", *places[:1])["images"] in (60, len(rf.sources.ShardSource(places[0])))
 
