@@ -49,7 +49,7 @@ def _read_augment(node: Node) -> tuple[Any, ...]:
 
 
 def _read_transforms(node: Node) -> tuple[Any, ...]:
-    from resflow.augment.per_image_named import named_transform
+    from resflow.augment.per_image_by_name import named_transform
 
     transforms = []
     for element in node.elements("transforms"):

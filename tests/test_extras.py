@@ -42,7 +42,7 @@ NEEDS = {
     "vision, from transforms": ("torchvision", "rf.Pipeline.from_transforms(None)"),
     "vision, by name": (
         "torchvision",
-        "from resflow.augment.per_image_named import _found as f; f('Resize')",
+        "from resflow.augment.per_image_by_name import _found as f; f('Resize')",
     ),
     "plots": ("matplotlib", "from resflow.viz import require_matplotlib as f; f()"),
     "ray": ("ray", "from resflow.sources.ray_tasks import ray_cluster as f; f(None).__enter__()"),

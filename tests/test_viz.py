@@ -17,7 +17,7 @@ from resflow.geometry import Fit, Geometry
 from resflow.normalize import IMAGENET, UNIT
 from resflow.plan import learn_buckets
 from resflow.viz import contact_sheet, ratio_histogram
-from resflow.viz.shown import pixels as pixels_of
+from resflow.viz.content import pixels as pixels_of
 from resflow.viz.tile import padding
 
 

@@ -18,9 +18,9 @@ from resflow.batch import Batch
 from resflow.geometry import Geometry
 from resflow.viz import contact_sheet
 from resflow.viz.captions import transform_text
+from resflow.viz.content import Objects, Shown, shown
 from resflow.viz.overlay import Tile, with_label_map, with_masks
 from resflow.viz.plotting import DPI, class_colour, class_name, ink_on, load_matplotlib, text_width, wrap
-from resflow.viz.shown import Objects, Shown, shown
 from resflow.viz.tile import draw_tile
 
 SHAPE = (120, 180)

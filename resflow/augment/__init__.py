@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 from resflow.extras import needed_for
 
 if TYPE_CHECKING:
+    from resflow.augment.by_name import named_operation
     from resflow.augment.copy_paste import CopyPaste
     from resflow.augment.kornia import Augment
     from resflow.augment.mixing import CutMix, MixUp
     from resflow.augment.mosaic import Mosaic
-    from resflow.augment.named import named_operation
     from resflow.augment.pad_crop import DynamicPadCrop
     from resflow.augment.per_image import sample_seeds
     from resflow.augment.place import place_pixels
@@ -48,7 +48,7 @@ _HOME = {
     "Ramped": "ramped",
     "RandomChoice": "random_choice",
     "ScheduledResize": "scheduled",
-    "named_operation": "named",
+    "named_operation": "by_name",
     "place_pixels": "place",
     "sample_seeds": "per_image",
 }

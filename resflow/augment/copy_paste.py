@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from resflow.augment.mixing import chosen, refuse_classes, ring
-from resflow.augment.objects import joined, kept, taken
+from resflow.augment.objects import join_objects, select_objects, take_images
 from resflow.augment.state import Augmented, Moved, around
 from resflow.errors import ConfigError, TargetError
 from resflow.geometry.ramp import Magnitude, check_probability
@@ -77,16 +77,16 @@ def _pasted_objects(
     """The objects of both images, and bool [B, H, W] of the pixels that show the partner."""
     if below.masks is None:
         raise TargetError("CopyPaste cuts objects out by their masks, and there are none. Set Targets(masks=True).")
-    pasted = taken(below, partner)
+    pasted = take_images(below, partner)
     heads = torch.rand(len(pasted.boxes), generator=generator).to(which.device) < 0.5
-    pasted = kept(pasted, heads & (pasted.iscrowd == 0) & which[pasted.image])
+    pasted = select_objects(pasted, heads & (pasted.iscrowd == 0) & which[pasted.image])
     masks = pasted.masks if pasted.masks is not None else below.masks[:0]
     layers = torch.zeros((len(which), *below.masks.shape[1:]), dtype=torch.int16, device=which.device)
     over = layers.index_add_(0, pasted.image, masks.to(torch.int16)) > 0
     if pasted.keypoints is not None:  # those that do not lie on what was pasted are not seen
         outside = ~_under(pasted.keypoints, over[pasted.image])
         pasted = replace(pasted, keypoints=torch.where(outside[..., None], _hidden(pasted.keypoints), pasted.keypoints))
-    return joined([_covered(below, over, options), pasted]), over
+    return join_objects([_covered(below, over, options), pasted]), over
 
 
 def _covered(objects: Instances, over: torch.Tensor, options: Targets) -> Instances:
@@ -114,7 +114,7 @@ def _covered(objects: Instances, over: torch.Tensor, options: Targets) -> Instan
     )
     sides = (boxes[:, 2:] - boxes[:, :2]).amin(1)
     sound = (after > 0) & (visible >= options.min_visible) & (sides >= options.min_side)
-    return kept(result, sound | ~covered)
+    return select_objects(result, sound | ~covered)
 
 
 def _under(keypoints: torch.Tensor, hidden: torch.Tensor) -> torch.Tensor:

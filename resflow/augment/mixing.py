@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from resflow.augment.objects import joined, taken
+from resflow.augment.objects import join_objects, take_images
 from resflow.augment.state import Augmented, Moved, around, is_spatial
 from resflow.checks import is_number
 from resflow.errors import ConfigError, TargetError
@@ -61,7 +61,7 @@ class MixUp:
         partner = ring(len(state.images), generator)[1].to(state.images.device)
         lam = _beta(fixed("MixUp.alpha", self.alpha), generator)
         if isinstance(targets, Instances):
-            targets = joined([targets, taken(targets, partner)])
+            targets = join_objects([targets, take_images(targets, partner)])
         else:
             targets = soft_labels(targets, partner, lam, self.num_classes, "MixUp")
         return replace(

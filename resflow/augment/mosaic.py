@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 
 from resflow.augment.mixing import chosen, refuse_classes, ring
-from resflow.augment.objects import joined, kept, taken
+from resflow.augment.objects import join_objects, select_objects, take_images
 from resflow.augment.state import Augmented, around, moved_targets, moved_valid
 from resflow.errors import ConfigError
 from resflow.geometry.ramp import Magnitude, check_probability
@@ -77,8 +77,8 @@ class Mosaic:
             moves = matrix.to(device).expand(len(images), 3, 3)
             valid = around(valid, moved_valid(state.valid[partner], moves, state.shape))
             if isinstance(targets, Instances):
-                part = taken(targets, partner)
-                part = kept(part, which[part.image])
+                part = take_images(targets, partner)
+                part = select_objects(part, which[part.image])
                 moved = moved_targets(part, moves, state.shape, options)
                 parts += [moved] if isinstance(moved, Instances) else []
             elif maps is not None and isinstance(targets, torch.Tensor):
@@ -88,11 +88,11 @@ class Mosaic:
             if quarter == 0:
                 transform[which] = matrix.to(device) @ state.transform[which]
         if isinstance(targets, Instances):
-            parts.append(kept(targets, ~which[targets.image]))
+            parts.append(select_objects(targets, ~which[targets.image]))
         return replace(
             state,
             images=images,
-            targets=joined(parts) if parts else maps,
+            targets=join_objects(parts) if parts else maps,
             transform=transform,
             valid=torch.where(which[:, None], valid, state.valid),
         )

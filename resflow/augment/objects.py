@@ -14,7 +14,7 @@ from resflow.targets import Instances
 _OF_OBJECTS = ("boxes", "labels", "area", "iscrowd", "visible", "masks", "keypoints")
 
 
-def kept(objects: Instances, which: torch.Tensor) -> Instances:
+def select_objects(objects: Instances, which: torch.Tensor) -> Instances:
     """Some of the objects.
 
     Args:
@@ -25,7 +25,7 @@ def kept(objects: Instances, which: torch.Tensor) -> Instances:
     return _each(replace(objects, counts=counts), lambda part: part[which])
 
 
-def taken(objects: Instances, images: torch.Tensor) -> Instances:
+def take_images(objects: Instances, images: torch.Tensor) -> Instances:
     """For each place of a batch, the objects of another image of the same batch.
 
     Args:
@@ -41,7 +41,7 @@ def taken(objects: Instances, images: torch.Tensor) -> Instances:
     return _each(result, lambda part: part[places])
 
 
-def joined(parts: Sequence[Instances]) -> Instances:
+def join_objects(parts: Sequence[Instances]) -> Instances:
     """The objects of several batches of the same length, image by image; image ids are those of the first.
 
     Raises:

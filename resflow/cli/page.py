@@ -21,9 +21,9 @@ from resflow.images import whole_header
 from resflow.images.pillow import open_image
 from resflow.sources.base import Sample
 from resflow.viz.captions import transform_text
+from resflow.viz.content import Shown, pixels, shown
 from resflow.viz.overlay import with_label_map, with_masks
 from resflow.viz.plotting import class_colour, class_name
-from resflow.viz.shown import Shown, pixels, shown
 
 if TYPE_CHECKING:
     from resflow.batch import Batch

@@ -123,7 +123,7 @@ def _told(step: int, batch: Batch, loader: DataLoader[Batch]) -> dict[str, Any]:
     from resflow.geometry.fit import coverage
     from resflow.session.labels import sample_target
     from resflow.targets import Annotation
-    from resflow.viz.shown import shown
+    from resflow.viz.content import shown
 
     padded, cropped = coverage(batch.geometry)
     told: dict[str, Any] = {

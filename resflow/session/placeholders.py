@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from resflow.augment.objects import kept
+from resflow.augment.objects import select_objects
 from resflow.batch import Batch
 from resflow.geometry import Geometry
 from resflow.pipeline import Pipeline
@@ -131,7 +131,7 @@ def _nothing(targets: torch.Tensor) -> Any:
 
 def _blanked(targets: Any, present: torch.Tensor, ignore_index: int) -> Any:
     if isinstance(targets, Instances):
-        return kept(targets, present[targets.image])
+        return select_objects(targets, present[targets.image])
     if isinstance(targets, PixelClasses):
         return replace(targets, classes=torch.where(present[:, None, None], targets.classes, ignore_index))
     if isinstance(targets, torch.Tensor) and targets.is_floating_point() and targets.ndim == 2:

@@ -12,7 +12,7 @@ from torch.utils.data import BatchSampler, DistributedSampler, RandomSampler, Su
 from resflow.augment.per_image import seeded_generators
 from resflow.errors import ConfigError, StateError
 from resflow.plan import Buckets, EpochPlan, RankPlan, Schedule, World
-from resflow.plan.given import Ids, batch_lengths, check_ids, plan_given
+from resflow.plan.given_order import Ids, batch_lengths, check_ids, plan_given
 
 _ORDER = 6  # purpose of random bits
 _INSTEAD: dict[type[Any], str] = {

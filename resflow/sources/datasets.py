@@ -48,7 +48,7 @@ class DatasetSource:
         self.dataset = dataset
         self._name, self._pairs = type(dataset).__name__, dataset_pairs(dataset)
         count = dataset_length(dataset)
-        identity = hash_of(described(dataset))
+        identity = hash_of(identity_of(dataset))
         asked = _asked_sizes(dataset)
         found = find_sizes(
             sizes,
@@ -168,7 +168,7 @@ def no_sample(name: str, number: int, error: IndexError) -> ConfigError:
     )
 
 
-def described(dataset: Any, paths: Iterable[str] = ()) -> list[bytes]:
+def identity_of(dataset: Any, paths: Iterable[str] = ()) -> list[bytes]:
     """What tells a dataset from others without reading it: classes, lengths, which samples of a subset, paths.
 
     Args:
@@ -181,9 +181,9 @@ def described(dataset: Any, paths: Iterable[str] = ()) -> list[bytes]:
     kind = type(dataset)
     parts = [f"{kind.__module__}.{kind.__qualname__} {len(dataset)}".encode()]
     if kind is Subset:
-        parts += [subset_indices(dataset).tobytes(), *described(dataset.dataset)]
+        parts += [subset_indices(dataset).tobytes(), *identity_of(dataset.dataset)]
     elif kind is ConcatDataset:
-        parts += [part for member in dataset.datasets for part in described(member)]
+        parts += [part for member in dataset.datasets for part in identity_of(member)]
     return [*parts, *(path.encode(errors="surrogateescape") for path in paths)]
 
 

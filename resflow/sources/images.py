@@ -12,8 +12,8 @@ import numpy.typing as npt
 
 from resflow.errors import ConfigError
 from resflow.sources.annotations.annotated import AnnotatedSource, Files, measured_sizes
-from resflow.sources.annotations.keep import kept_files
 from resflow.sources.annotations.lint import LintReport, check_on_error, settle
+from resflow.sources.annotations.selection import measured_files
 from resflow.sources.base import NO_TARGET
 from resflow.sources.folders import LabelledImages, class_folder_samples, image_files, labelled_by_name, unique_keys
 from resflow.sources.groups import IMAGE_EXTENSIONS
@@ -48,7 +48,7 @@ class Images(AnnotatedSource):
         sizes, _, problems = measured_sizes(files, folder)
         report = LintReport(folder, tuple(problems), len(files.names))
         settle(report, on_error)
-        files, kept = kept_files(files, sizes)
+        files, kept = measured_files(files, sizes)
         labels = np.array(found.labels, np.int64)[kept] if found.classes else None
         super().__init__(
             files,

@@ -24,8 +24,8 @@ from resflow.sources.datasets import (
     check_subsets,
     dataset_length,
     dataset_pairs,
-    described,
     hash_of,
+    identity_of,
     no_sample,
     placeless_index,
     subset_indices,
@@ -245,7 +245,7 @@ class RecognisedSource:
         paths = [image for image in images if isinstance(image, str)]
         self._folder = common_folder(paths) if paths else ""
         names = [path.removeprefix(self._folder) for path in paths]
-        identity = hash_of([*described(dataset, names), leaves.dataset.tobytes(), leaves.number.tobytes()])
+        identity = hash_of([*identity_of(dataset, names), leaves.dataset.tobytes(), leaves.number.tobytes()])
 
         def measure(number: int) -> tuple[int, int]:
             image = images[number]

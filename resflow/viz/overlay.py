@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from resflow.viz.content import Objects
 from resflow.viz.plotting import Classes, class_colour, class_name, ink_on, load_matplotlib, shorten, text_width
-from resflow.viz.shown import Objects
 
 _MASK, _LABEL_MAP = 0.45, 0.55  # how opaque
 _STRIPE = 5.0  # points between the stripes of ignored pixels

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from resflow.errors import ConfigError
 from resflow.geometry.fit import coverage
 from resflow.viz.captions import transform_text
+from resflow.viz.content import Shown, pixels, shown
 from resflow.viz.overlay import Tile, ignores
 from resflow.viz.plotting import (
     DPI,
@@ -27,7 +28,6 @@ from resflow.viz.plotting import (
     text_width,
     wrap,
 )
-from resflow.viz.shown import Shown, pixels, shown
 from resflow.viz.tile import FONT, LINE, draw_tile
 
 if TYPE_CHECKING:

@@ -8,9 +8,9 @@ import numpy as np
 import numpy.typing as npt
 
 from resflow.geometry.affine import is_axis_aligned, transform_points
+from resflow.viz.content import Shown
 from resflow.viz.overlay import Tile, draw_objects, with_label_map, with_masks
 from resflow.viz.plotting import FAINT, INK, Classes
-from resflow.viz.shown import Shown
 
 if TYPE_CHECKING:
     from resflow.batch import Batch

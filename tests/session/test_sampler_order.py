@@ -24,7 +24,7 @@ from torch.utils.data import (
 import resflow as rf
 from resflow.errors import ConfigError, StateError
 from resflow.plan import Buckets
-from resflow.plan.given import plan_given
+from resflow.plan.given_order import plan_given
 from tests.shards import make_shards
 
 COUNT, BATCH = 22, 4

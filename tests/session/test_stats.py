@@ -126,7 +126,7 @@ def test_padding_and_cropping_are_the_plans(shards: str, workers: int) -> None:
     assert stats.padded != planned(lost=1)[0]
 
 
-def test_turned_images_are_told_as_they_are_shown(shards: str) -> None:
+def test_orientation_images_are_told_as_they_are_shown(shards: str) -> None:
     source = ShardSource(shards)
     pipeline = dataclasses.replace(PIPELINE, views=[rf.views.Rotate(40)])
     loader: rf.DataLoader[rf.Batch] = rf.DataLoader(source, batch_size=8, pipeline=pipeline)

@@ -13,10 +13,10 @@ import numpy.typing as npt
 from resflow.errors import ConfigError
 from resflow.sources.annotations.annotated import AnnotatedSource
 from resflow.sources.annotations.coco_json import CocoFile, coco_images, is_panoptic, read_coco
-from resflow.sources.annotations.keep import checked_pairs, open_objects
 from resflow.sources.annotations.lint import Problem, check_on_error
 from resflow.sources.annotations.objects import Found
-from resflow.sources.annotations.turned import Upright
+from resflow.sources.annotations.orientation import Upright
+from resflow.sources.annotations.selection import checked_pairs, open_objects
 from resflow.targets.boxes import BOX_FORMATS, box_edges
 from resflow.targets.flags import read_flag
 from resflow.targets.mirror import KeypointPairs

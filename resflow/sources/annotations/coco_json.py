@@ -15,7 +15,7 @@ import numpy.typing as npt
 from resflow.errors import ConfigError
 from resflow.sources.annotations.annotated import Files, measured_sizes
 from resflow.sources.annotations.lint import Problem
-from resflow.sources.annotations.turned import Turned, Upright, is_upright, size_problem
+from resflow.sources.annotations.orientation import Orientations, Upright, is_upright, size_problem
 
 _PARTS = ("images", "annotations", "categories")
 
@@ -101,7 +101,7 @@ def is_panoptic(coco: CocoFile) -> bool:
 
 def coco_images(
     coco: CocoFile, folder: str | Path, upright: Upright
-) -> tuple[Files, npt.NDArray[np.int32], Turned, npt.NDArray[np.int64], list[Problem]]:
+) -> tuple[Files, npt.NDArray[np.int32], Orientations, npt.NDArray[np.int64], list[Problem]]:
     """The images of an annotation file, and whether their files are what it says.
 
     Args:
@@ -115,7 +115,7 @@ def coco_images(
     """
     files = Files(os.fspath(folder), [record["file_name"] for record in coco.images.values()], is_upright(upright))
     sizes, orientation, problems = measured_sizes(files, coco.where)
-    turned = Turned(orientation, upright, coco.sizes, sizes.copy())
+    turned = Orientations(orientation, upright, coco.sizes, sizes.copy())
     for place, (record, stated) in enumerate(zip(coco.images.values(), turned.stated, strict=True)):
         found = (int(sizes[place, 0]), int(sizes[place, 1]))
         wrong = None if stated is None else size_problem(stated, found, int(orientation[place]), upright)

@@ -13,10 +13,10 @@ import numpy.typing as npt
 
 from resflow.errors import ConfigError, HeaderError, ShardError, TargetError
 from resflow.sources.annotations.annotated import AnnotatedSource, Files, measured_sizes, numbered_classes
-from resflow.sources.annotations.keep import kept_files
 from resflow.sources.annotations.lint import LintReport, Problem, check_on_error, settle
+from resflow.sources.annotations.orientation import Orientations, Upright, is_upright
+from resflow.sources.annotations.selection import measured_files
 from resflow.sources.annotations.text_files import listed_names
-from resflow.sources.annotations.turned import Turned, Upright, is_upright
 from resflow.sources.folders import existing_folder, files_by_stem, image_files
 from resflow.sources.image_files import file_header, read_file
 from resflow.targets.label_maps import decode_label_map
@@ -97,10 +97,10 @@ class MaskFolder(AnnotatedSource):
                 if problem is not None:
                     problems.append(problem)
                     sizes[place] = 0
-        turned = Turned(orientation, upright, (), sizes.copy())
+        turned = Orientations(orientation, upright, (), sizes.copy())
         report = LintReport(str(root), tuple(problems), len(paths), notes=turned.notes((), str(root)))
         settle(report, on_error)
-        files, images_kept = kept_files(files, sizes)
+        files, images_kept = measured_files(files, sizes)
         kept = tuple(name for name, keep in zip(found, images_kept.tolist(), strict=True) if keep)
         super().__init__(
             files,

@@ -15,11 +15,11 @@ from PIL import Image
 from resflow.errors import ConfigError, TargetError
 from resflow.sources.annotations.annotated import AnnotatedSource
 from resflow.sources.annotations.coco_json import coco_images, is_panoptic, is_path, read_coco
-from resflow.sources.annotations.keep import open_objects
 from resflow.sources.annotations.lint import Problem, check_on_error
 from resflow.sources.annotations.mask_folder import mask_problem
 from resflow.sources.annotations.objects import Found, Objects
-from resflow.sources.annotations.turned import Upright
+from resflow.sources.annotations.orientation import Upright
+from resflow.sources.annotations.selection import open_objects
 from resflow.sources.folders import existing_folder
 from resflow.sources.image_files import read_file
 from resflow.targets.flags import read_flag

@@ -12,11 +12,11 @@ import numpy as np
 
 from resflow.errors import ConfigError
 from resflow.sources.annotations.annotated import AnnotatedSource, Files, measured_sizes, numbered_classes
-from resflow.sources.annotations.keep import open_objects
 from resflow.sources.annotations.lint import Problem, check_on_error
 from resflow.sources.annotations.objects import Found
+from resflow.sources.annotations.orientation import Orientations, Upright, is_upright, size_problem
+from resflow.sources.annotations.selection import open_objects
 from resflow.sources.annotations.text_files import decoded_text, listed_names
-from resflow.sources.annotations.turned import Turned, Upright, is_upright, size_problem
 from resflow.sources.folders import existing_folder, files_by_stem, image_files
 from resflow.targets.flags import read_flag
 
@@ -89,7 +89,7 @@ class Voc(AnnotatedSource):
         sizes, orientation, problems = measured_sizes(files, f"{split or 'Annotations'}")
         found: list[Found] = []
         stated: list[tuple[int, int] | None] = [None] * len(names)
-        turned = Turned(orientation, upright, stated, sizes.copy())
+        turned = Orientations(orientation, upright, stated, sizes.copy())
         for place, name in enumerate(names):
             page, key, where = read[name], paths[place], f"Annotations/{name}.xml"
             if isinstance(page, Problem):

@@ -13,11 +13,11 @@ import numpy as np
 
 from resflow.errors import ConfigError
 from resflow.sources.annotations.annotated import AnnotatedSource, Files, measured_sizes, numbered_classes
-from resflow.sources.annotations.keep import checked_pairs, open_objects
 from resflow.sources.annotations.lint import Problem, check_on_error
 from resflow.sources.annotations.objects import Found
+from resflow.sources.annotations.orientation import Orientations, Upright, is_upright
+from resflow.sources.annotations.selection import checked_pairs, open_objects
 from resflow.sources.annotations.text_files import decoded_text
-from resflow.sources.annotations.turned import Turned, Upright, is_upright
 from resflow.sources.annotations.yolo_yaml import read_yolo_yaml
 from resflow.sources.folders import existing_folder, files_by_stem, image_files
 from resflow.targets.mirror import KeypointPairs
@@ -81,7 +81,7 @@ class Yolo(AnnotatedSource):
         paths = [path.relative_to(root) for path in image_files(root)]
         files = Files(os.fspath(root), [str(path) for path in paths], is_upright(upright))
         sizes, orientation, problems = measured_sizes(files, root.name)
-        turned = Turned(orientation, upright, (), sizes.copy())
+        turned = Orientations(orientation, upright, (), sizes.copy())
         stems = [path.with_suffix("").as_posix() for path in paths]
         there = files_by_stem(texts, ".txt")
         pages = [there.get(stem, texts / f"{stem}.txt") for stem in stems]

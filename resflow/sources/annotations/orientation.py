@@ -63,7 +63,7 @@ def size_problem(stated: tuple[int, int], found: tuple[int, int], orientation: i
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Turned:
+class Orientations:
     """What EXIF says of N images, and how a dataset takes it.
 
     Args:

@@ -13,7 +13,7 @@ from resflow.sources.annotations.annotated import Files
 from resflow.sources.annotations.lint import LintReport, Problem, settle
 from resflow.sources.annotations.object_checks import checked_objects
 from resflow.sources.annotations.objects import Found, Objects, kept_objects
-from resflow.sources.annotations.turned import Turned
+from resflow.sources.annotations.orientation import Orientations
 from resflow.targets.boxes import check_pixels
 from resflow.targets.mirror import KeypointPairs, as_pairs, mirrored_pairs
 
@@ -22,7 +22,7 @@ _SHARES = (
 )
 
 
-class Kept(NamedTuple):
+class Selection(NamedTuple):
     """What is left of a dataset: files, sizes int32 [N, 2], and objects of N images; and what was wrong."""
 
     files: Files
@@ -46,8 +46,8 @@ def open_objects(
     on_error: str,
     pixels: bool = False,
     notes: Sequence[str] = (),
-    turned: Turned,
-) -> Kept:
+    turned: Orientations,
+) -> Selection:
     """Check the objects of a dataset and keep the sound ones.
 
     Args:
@@ -80,15 +80,15 @@ def open_objects(
     )
     report = LintReport(name, (*problems, *wrong), len(files.names), len(found), (*notes, *turned.notes(found, name)))
     settle(report, on_error)
-    files, images = kept_files(files, sizes)
+    files, images = measured_files(files, sizes)
     if not images.all():
         place = (np.cumsum(images) - 1).tolist()  # of a kept image among those kept
         rest = [item._replace(image=place[item.image]) for item in rest]
     objects = kept_objects(rest, image_ids[images], sizes[images], keypoints, pairs)
-    return Kept(files, sizes[images], objects, report)
+    return Selection(files, sizes[images], objects, report)
 
 
-def kept_files(files: Files, sizes: npt.NDArray[np.int32]) -> tuple[Files, npt.NDArray[np.bool_]]:
+def measured_files(files: Files, sizes: npt.NDArray[np.int32]) -> tuple[Files, npt.NDArray[np.bool_]]:
     """The files that have a size, and which they are, bool [N]."""
     images: npt.NDArray[np.bool_] = np.logical_and.reduce(sizes > 0, axis=1)
     names = [name for name, keep in zip(files.names, images.tolist(), strict=True) if keep]
