@@ -26,13 +26,21 @@ class BatchBuffer:
 
     Args:
         count: images.
+        alike: whether they are expected to be of one shape; else each image has memory of its own.
     """
 
-    def __init__(self, count: int) -> None:
+    def __init__(self, count: int, alike: bool = True) -> None:
         self.count = count
+        self._alike = alike
+        self._kinds: set[Any] = set()
         self._images: torch.Tensor | None = None
         if get_worker_info() is not None:  # nothing but this loader runs there, so PyTorch's own hands it over, too
             default_collate_fn_map[torch.Tensor] = _joined
+
+    @property
+    def alike(self) -> bool:
+        """Whether its images were of one shape."""
+        return len(self._kinds) == 1
 
     def slot(self, position: int, shape: tuple[int, int, int], dtype: torch.dtype) -> torch.Tensor:
         """Room for one image.
@@ -45,6 +53,9 @@ class BatchBuffer:
         Returns:
             A contiguous tensor of that shape; a view of the buffer if shape and dtype are the first image's.
         """
+        self._kinds.add((shape, dtype))
+        if not self._alike:
+            return torch.empty(shape, dtype=dtype)
         if self._images is None:
             self._images = _room((self.count, *shape), dtype)
         if self._images.shape[1:] != shape or self._images.dtype != dtype:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bisect
+import copy
 import logging
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -81,7 +82,7 @@ class FusedDataset(Dataset[Any]):
         for leaf in _leaves(dataset):
             kind = HubLeaf if is_hub(leaf) else Leaf
             leaves.setdefault(id(leaf), kind(leaf, transform, exact))
-        self.__dict__.update(_wrapped=dataset, _fused=list(leaves.values()))
+        self.__dict__.update(_wrapped=dataset, _fused=list(leaves.values()), _given=(transform, exact), _alike=False)
 
     def __len__(self) -> int:
         return len(self._wrapped)
@@ -90,8 +91,7 @@ class FusedDataset(Dataset[Any]):
         if isinstance(index, str | slice):  # a column or a part of one of Hugging Face's
             return self._wrapped[index]
         leaf, number = self._place(index)
-        leaf.begin(None)
-        return leaf.items([number])[0]
+        return leaf.items([number])[0] if leaf.begin(None) else leaf.dataset[number]
 
     def __getitems__(self, indices: Sequence[Any]) -> list[Any]:
         """The items of a batch, whose images are written to one buffer.
@@ -101,9 +101,10 @@ class FusedDataset(Dataset[Any]):
         """
         places = [self._place(index) for index in indices]
         leaves = {id(leaf): leaf for leaf, _ in places}.values()
-        buffer, jobs = BatchBuffer(len(places)), []
-        for leaf in leaves:
-            leaf.begin(buffer)
+        buffer, jobs = BatchBuffer(len(places), self._alike), []  # a batch tells what to expect of the next
+        gains = [leaf.begin(buffer) for leaf in leaves]
+        if not any(gains):
+            return [leaf.dataset[number] for leaf, number in places]
         try:
             if len(leaves) == 1:
                 items = places[0][0].items([number for _, number in places], range(len(places)))
@@ -113,11 +114,14 @@ class FusedDataset(Dataset[Any]):
             for leaf in leaves:
                 jobs += leaf.finish()
         do(jobs)
+        self.__dict__["_alike"] = buffer.alike
         return items
 
     def _place(self, index: Any) -> tuple[Leaf | HubLeaf, Any]:
         """The leaf that holds an item, and the item's number there."""
         dataset: Any = self._wrapped
+        if self._fused[0].dataset is dataset:
+            return self._fused[0], index
         while type(dataset) in (Subset, ConcatDataset):
             if type(dataset) is Subset:
                 dataset, index = dataset.dataset, dataset.indices[index]
@@ -138,6 +142,9 @@ class FusedDataset(Dataset[Any]):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
+
+    def __copy__(self) -> FusedDataset:
+        return FusedDataset(copy.copy(self._wrapped), *self._given)
 
     def __dir__(self) -> list[str]:
         return sorted({*super().__dir__(), *dir(self._wrapped)})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import operator
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from PIL import Image, ImageOps
 from resflow.fusion.buffers import BatchBuffer
 from resflow.fusion.rehost import Openings, copied
 from resflow.fusion.runner import Runner
-from resflow.fusion.split import Split, Step, split
+from resflow.fusion.split import Split, Step, marks, split
 
 _ORIENTATION = 0x0112
 
@@ -38,6 +39,7 @@ class HubLeaf:
         self._encoded = encoded
         self._function: Any = (dataset.format["format_kwargs"] or {}).get("transform")
         self._runners: list[Runner] = []
+        self._made: dict[int, tuple[list[Any], Runner]] = {}  # by transform: what it was made of, and what runs it
 
     @property
     def split(self) -> Split:
@@ -47,16 +49,18 @@ class HubLeaf:
             copied(self._function, lambda value: found.append(value) if _is_transform(value) else None)
         return split(found[0] if found else self._function)
 
-    def begin(self, buffer: BatchBuffer | None) -> None:
-        """Begin to read: items of a batch into its buffer, or one item."""
+    def begin(self, buffer: BatchBuffer | None) -> bool:
+        """Begin to read: items of a batch into its buffer, or one item; True, as what is gained is not known."""
         self._runners = []
 
         def run(value: Step | None, waits: bool) -> Runner:
-            runner = Runner(value, waits)
-            if buffer is not None:
-                runner.begin(buffer)
-            self._runners.append(runner)
-            return runner
+            made = self._made.get(id(value))
+            seen = marks(value, [])
+            if made is None or len(made[0]) != len(seen) or not all(map(operator.is_, made[0], seen)):
+                made = self._made[id(value)] = seen, Runner(value, waits)
+            made[1].begin(buffer)
+            self._runners.append(made[1])
+            return made[1]
 
         self._batched: Callable[[dict[str, Any]], dict[str, Any]] = lambda batch: batch
         if self._function is not None:
@@ -64,6 +68,7 @@ class HubLeaf:
         elif self.transform is not None:
             column, runner = next(iter(self._features)), run(self.transform, True)
             self._batched = lambda batch: {**batch, column: [runner(image) for image in batch[column]]}
+        return True
 
     def items(self, numbers: Sequence[Any], positions: Sequence[int] = ()) -> list[Any]:
         """Items, read at once.

@@ -31,6 +31,7 @@ _WHOLE = 0.6  # share of an image shown at its own size, from which on Pillow ma
 _FILTERS: dict[int, int] = {Image.Resampling[name.upper()]: code for code, name in enumerate(INTERPOLATIONS)}
 _FLIPS = {Image.Transpose.FLIP_LEFT_RIGHT: 0, Image.Transpose.FLIP_TOP_BOTTOM: 1}
 _JPEG = ("JPEG", "MPO")
+_NO_FILL = np.zeros(3, np.uint8)
 _OWN_REFERENCES = 3  # of an image's own attribute, a local variable, and the count itself
 
 
@@ -51,6 +52,7 @@ class LazyImage(Image.Image):
         self._start, self._step = (0.0, 0.0), (1.0, 1.0)
         self._ops: tuple[tuple[str, tuple[Any, ...]], ...] = ()
         self._filter: int | None = None
+        self._cut = (0, 0, *file.size)  # left, top, right, bottom of what was resized
 
     # What is noted.
 
@@ -93,6 +95,8 @@ class LazyImage(Image.Image):
         if (width, height) == self._size:
             return self._clone()
         clone = self._clone(("resize", ((width, height), resample)))
+        (x, y), (over, down) = self._start, (self._size[0] * self._step[0], self._size[1] * self._step[1])
+        clone._cut = (int(min(x, x + over)), int(min(y, y + down)), int(max(x, x + over)), int(max(y, y + down)))
         clone._step = (self._step[0] * self._size[0] / width, self._step[1] * self._size[1] / height)
         clone._size = (width, height)
         clone._filter = _FILTERS[resample]
@@ -168,11 +172,23 @@ class LazyImage(Image.Image):
         if out is None or out.shape != (height, width, 3):
             out = np.empty((height, width, 3), np.uint8)
         data, box = np.frombuffer(self._data, np.uint8), np.array([0, 0, width, height], np.int64)
-        placed = (*self._start, *self._step, whole_width, whole_height)
         chosen = self._filter or 0
+        if min(map(abs, self._step)) < 1 and self._cut != (0, 0, whole_width, whole_height):
+            return self._enlarged(data, out, box, chosen)
+        placed = (*self._start, *self._step, whole_width, whole_height)
         # A pixel that is picked is no average of its neighbours.
         oversample = math.inf if INTERPOLATIONS[chosen] == "nearest" else self._oversample
         return out if native.decode_window(data, out, box, *placed, 1, oversample, chosen) else None
+
+    def _enlarged(self, data: Pixels, out: Pixels, box: npt.NDArray[np.int64], chosen: int) -> Pixels | None:
+        """What was cut out, enlarged without the pixels around it: there, they would show."""
+        left, top, right, bottom = self._cut
+        cut = np.empty((bottom - top, right - left, 3), np.uint8)
+        whole = np.array([0, 0, right - left, bottom - top], np.int64)
+        if not native.decode_window(data, cut, whole, left, top, 1, 1, *self._file.size, 1, math.inf):
+            return None
+        native.resize(cut, out, box, self._start[0] - left, self._start[1] - top, *self._step, _NO_FILL, chosen)
+        return out
 
     def _replayed(self) -> Image.Image:
         """What was noted, done by Pillow."""

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import io
+import operator
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from torch.utils.data import IterableDataset
+from torch.utils.data import Dataset, IterableDataset
 from torchvision.datasets import VisionDataset
 from torchvision.datasets.vision import StandardTransform
 
@@ -15,7 +16,7 @@ from resflow.fusion.buffers import BatchBuffer
 from resflow.fusion.check import difference
 from resflow.fusion.rehost import LOADERS, Openings
 from resflow.fusion.runner import JointRunner, Runner
-from resflow.fusion.split import Split, Step, split
+from resflow.fusion.split import Split, Step, marks, split
 
 _MISSING = object()
 _READ = "give it the methods read(i), the encoded bytes of image i, and target(i)"
@@ -37,6 +38,7 @@ class Leaf:
         self._copy: Any = None
         self._state: dict[str, Any] = {}
         self._runners: list[Runner] = []
+        self._seen: list[Any] = []
         self._gains = True  # else the dataset itself gives its items, and nothing is lost
 
     @property
@@ -48,11 +50,31 @@ class Leaf:
         found = {name: getattr(self.dataset, name) for name in _transforms(self.dataset)}
         return split(self.transform or found.get("transform") or next(iter(found.values()), None))
 
-    def begin(self, buffer: BatchBuffer | None) -> None:
+    def begin(self, buffer: BatchBuffer | None) -> bool:
         """Begin to read: items of a batch into its buffer, or one item.
 
         Whatever has changed in the dataset or in its transform since the last time is taken over.
+
+        Returns:
+            Whether anything is gained; else `dataset[number]` is the item.
         """
+        seen = self._marks()
+        if len(seen) != len(self._seen) or not all(map(operator.is_, seen, self._seen)):
+            self._prepare()
+            self._seen = seen
+        for runner in self._runners:
+            runner.begin(buffer)
+        return self._gains
+
+    def _marks(self) -> list[Any]:
+        state = self.dataset.__dict__
+        found = [*state, *state.values()]
+        for value in (self.transform, *state.values(), _joint(self.dataset)):
+            if callable(value) and type(value) is not StandardTransform:  # which holds two of the others
+                marks(value, found)
+        return found
+
+    def _prepare(self) -> None:
         self._runners = []
         self._gains = self._may_gain()
         if not self._gains:
@@ -72,10 +94,8 @@ class Leaf:
         for name in {"transform", *_transforms(self.dataset)}:
             own = state.get(name)
             transform = self.transform if own is None and name == "transform" else own
-            runner = copied[name] = Runner(transform, waits=_is_known(self.dataset) or _reads(self.dataset))
-            if buffer is not None:
-                runner.begin(buffer)
-            self._runners.append(runner)
+            copied[name] = Runner(transform, waits=_is_known(self.dataset) or _reads(self.dataset))
+            self._runners.append(copied[name])
         if "transforms" in state and isinstance(self.dataset, VisionDataset):
             copied["transforms"] = StandardTransform(copied["transform"], state.get("target_transform"))
 
@@ -130,6 +150,12 @@ def why_not(dataset: Any) -> str:
         return ""
     if not _is_known(dataset):
         owner = _owner(cls)
+        held = next((name for name, value in vars(dataset).items() if isinstance(value, Dataset)), "")
+        if held and not _has_paths(dataset):
+            return (
+                f"{owner.__qualname__} has a __getitem__ of its own around the dataset in `{held}`. Fuse that one, "
+                "with the transform: rf.fuse(that_dataset, transform=your_transform) gives (image, target)"
+            )
         if not _has_paths(dataset):
             return (
                 f"{owner.__qualname__} overrides __getitem__. If that opens files with PIL.Image.open, give the "

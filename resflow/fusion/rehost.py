@@ -7,6 +7,7 @@ copy changes.
 
 from __future__ import annotations
 
+import functools
 import types
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -124,6 +125,9 @@ class Openings:
     def loader(self, loader: Callable[..., Any]) -> Callable[..., Any]:
         """A dataset's `loader` that opens lazily; the same one if that cannot be."""
         found = self.instead(loader)
+        if found is loader and isinstance(loader, functools.partial):
+            inner = self.loader(loader.func)
+            return loader if inner is loader.func else functools.partial(inner, *loader.args, **loader.keywords)
         return found if found is not loader else self.function(loader)  # type: ignore[no-any-return]
 
     def opens(self, cls: type) -> dict[str, Callable[..., Any]]:

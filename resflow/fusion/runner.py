@@ -56,22 +56,26 @@ class Runner:
         for step in self._before:
             image = step(image)
         table = self._table(image)
-        if table is None or self._buffer is None or not self._positions:
+        if table is None:
             for step in self.split.rest[len(self.split.colour) :]:
                 image = step(image)
-            return real(image) if isinstance(image, LazyImage) else image
+            return image if isinstance(image, torch.Tensor) else tree_map(_real, image)
         width, height = image.size
-        out = self._buffer.slot(self._positions.pop(0), (table.channels, height, width), table.dtype)
-        if self.split.after or not self._waits:
+        shape, buffer = (table.channels, height, width), self._buffer
+        if buffer is not None and self._positions:
+            out = buffer.slot(self._positions.pop(0), shape, table.dtype)
+        else:
+            out = torch.empty(shape, dtype=table.dtype)
+        if self.split.after or not self._waits or buffer is None or not isinstance(image, LazyImage):
             _write(image, table, out)
         else:
             self._jobs.append(lambda: _write(image, table, out))
         shown: Any = tv_tensors.Image(out) if table.is_image else out
         return self._after(shown, out)
 
-    def begin(self, buffer: BatchBuffer) -> None:
-        """Begin a batch."""
-        self._buffer, self._jobs = buffer, []
+    def begin(self, buffer: BatchBuffer | None) -> None:
+        """Begin a batch; None: an item of its own."""
+        self._buffer, self._positions, self._jobs = buffer, [], []
 
     def at(self, positions: Sequence[int]) -> None:
         """Say which images of the batch are next; others, such as an item's second, get memory of their own."""
@@ -116,7 +120,11 @@ class JointRunner:
         outputs: Any = inputs
         for step in self._steps:
             outputs = step(*outputs)
-        return tree_map(lambda value: real(value) if isinstance(value, LazyImage) else value, outputs)
+        return tree_map(_real, outputs)
+
+
+def _real(value: Any) -> Any:
+    return real(value) if isinstance(value, LazyImage) else value
 
 
 def do(jobs: Sequence[Callable[[], None]]) -> None:

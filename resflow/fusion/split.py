@@ -7,6 +7,7 @@ import inspect
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
+from types import BuiltinFunctionType, FunctionType
 from typing import Any, TypeAlias
 
 from torch import nn
@@ -38,6 +39,8 @@ _TYPES = frozenset(
         *("MaybeToTensor", "MaybePILToTensor"),  # timm's
     ]
 )
+_ATOMS = (type, FunctionType, BuiltinFunctionType)
+_OF_MODULES = nn.Module().__dict__.keys()
 _NUMBERS = _TYPES | {"Normalize"}
 _BYTES = frozenset(["PILToTensor", "ToImage", "ToPureTensor", "MaybePILToTensor"])
 
@@ -120,6 +123,30 @@ def flatten(transform: Any) -> list[Step]:
         return _preset(transform)
     inner = delegate(transform)
     return [transform] if inner is None else flatten(inner)
+
+
+def marks(value: Any, found: list[Any], depth: int = 5) -> list[Any]:
+    """What a transform is made of; if it has changed, one of these is another object.
+
+    Args:
+        value: the transform.
+        found: the list that they are added to.
+        depth: of transforms within transforms.
+    """
+    found.append(value)
+    if isinstance(value, list | tuple):
+        for part in value:
+            marks(part, found, depth - 1)
+        return found
+    for key, held in getattr(value, "__dict__", {}).items() if depth else ():
+        if key == "_modules":
+            for part in held.values():
+                marks(part, found, depth - 1)
+        elif key == "transforms" or (callable(held) and not isinstance(held, _ATOMS)):
+            marks(held, found, depth - 1)
+        elif key not in _OF_MODULES:
+            found.append(held)
+    return found
 
 
 def kind(step: Step) -> str:

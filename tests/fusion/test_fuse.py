@@ -199,7 +199,7 @@ def test_pytorchs_own_collating_hands_batches_over_in_workers(photos: Path) -> N
     stack = default_collate_fn_map[torch.Tensor]
     loader = torch.utils.data.DataLoader(fused, batch_size=6, num_workers=1, collate_fn=keeps_its_place)
     kept, images = zip(*loader, strict=True)
-    assert kept == (True,) * 4
+    assert kept == (False, True, True, True)  # a batch tells what shape to expect of the next
     assert all(image.shape == (6, 3, 64, 64) for image in images)
     assert default_collate_fn_map[torch.Tensor] is stack  # here, nothing has changed
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, Subset
 from torchvision import datasets
 from torchvision import transforms as v1
 
@@ -123,6 +123,20 @@ class Otherwise(Whole):
         return self.transform(Image.open(__import__("io").BytesIO(self.read(index))).convert("RGB")), index + 1
 
 
+class Around(Dataset[Any]):
+    """Gives a part of a dataset a transform, as many scripts do."""
+
+    def __init__(self, part: Any, transform: Any) -> None:
+        self.part, self.transform = part, transform
+
+    def __len__(self) -> int:
+        return len(self.part)
+
+    def __getitem__(self, index: int) -> Any:
+        image, label = self.part[index]
+        return self.transform(image), label
+
+
 class Array(Pets):
     def __getitem__(self, idx: int) -> Any:
         return np.fromfile(self.file_names[idx], np.uint8)
@@ -133,6 +147,7 @@ def test_one_that_cannot_be_fused_stays_and_says_what_to_add(photos: Path, caplo
     cases = {
         "an attribute `paths`": Pets(photos, steps, named=False),
         "its first item would be another: got 0, expected 1": Otherwise(photos, steps),
+        "around the dataset in `part`. Fuse that one": Around(datasets.ImageFolder(photos), steps),
         "no method of Array calls PIL.Image.open": Array(photos, steps),
     }
     for told, dataset in cases.items():
@@ -142,6 +157,8 @@ def test_one_that_cannot_be_fused_stays_and_says_what_to_add(photos: Path, caplo
             assert rf.fuse(dataset) is dataset
         assert torch.equal(torch.get_rng_state(), state)
         assert told in caplog.text
+    part = Subset(datasets.ImageFolder(photos), range(0, 24, 2))
+    check(Around(part, steps), rf.fuse(part, transform=steps))  # which is the way out
 
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning")  # timm leaves files open
