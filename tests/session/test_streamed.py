@@ -21,8 +21,8 @@ from PIL import Image
 import resflow as rf
 from resflow.errors import ConfigError, DecodeError, HeaderError, PlanError, StateError, TargetError, WorkerError
 from resflow.plan import World
+from resflow.session import streamed
 from resflow.session.stream_dataset import BucketedStream
-from resflow.session.stream_pass import StreamPass
 from resflow.session.streamed import StreamSession
 from resflow.sources.stream import ShardStream
 from tests.shards import jpeg, make_shards
@@ -36,34 +36,34 @@ PIPELINE = rf.Pipeline(
 )
 
 
-class Loader(torch.utils.data.DataLoader):
-    """A stream's run behind PyTorch's loader, as small as it gets."""
+class Items(torch.utils.data.IterableDataset):
+    """Items of a list, or what a function makes."""
+
+    def __init__(self, items: list[Any] | Callable[[], Iterator[Any]]) -> None:
+        self._items = items
+
+    def __iter__(self) -> Iterator[Any]:
+        return self._items() if callable(self._items) else iter(self._items)
+
+
+class Loader(rf.DataLoader[rf.Batch]):
+    """The loader with the settings of these tests, and its session to look at."""
 
     def __init__(
-        self,
-        stream: Any,
-        pipeline: rf.Pipeline = PIPELINE,
-        *,
-        batch_size: Any = 4,
-        workers: int = 0,
-        drop_last: bool = False,
-        seed: int = 0,
-        world: World = World(),  # noqa: B008
-        epoch_size: int | None = None,
-        learn: int | None = 12,
-        **options: Any,
+        self, stream: Any, pipeline: rf.Pipeline = PIPELINE, *, batch_size: Any = 4, workers: int = 0, **options: Any
     ) -> None:
-        self.run = StreamSession(
-            stream, pipeline, batch_size=batch_size, drop_last=drop_last, seed=seed, world=world, workers=workers,
-            threads=1, prefetch=2, epoch_size=epoch_size, learn=learn,
-        )  # fmt: skip
-        super().__init__(self.run.dataset, batch_size=None, num_workers=self.run.workers, **options)
+        stream = Items(stream) if isinstance(stream, list) else stream
+        super().__init__(stream, batch_size, num_workers=workers, pipeline=pipeline, **options)
 
-    def __iter__(self) -> Any:
-        options = {"worker_init_fn": self.worker_init_fn, "multiprocessing_context": self.multiprocessing_context}
-        if self.run.begin(living=self._iterator is not None, **options):
-            self._iterator = None
-        return StreamPass(self.run, iter(super().__iter__()))
+    @property
+    def run(self) -> StreamSession:
+        assert isinstance(self._resflow_session, StreamSession)
+        return self._resflow_session
+
+
+@pytest.fixture(autouse=True)
+def _few_samples_to_learn_from(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(streamed, "default_learn", lambda batch_size: 12)
 
 
 class Numbers(torch.utils.data.IterableDataset):
@@ -120,15 +120,15 @@ def test_an_epoch_holds_every_sample_once_in_batches_of_one_shape(workers: int) 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_every_batch_can_be_resumed_from_and_the_rest_is_identical(workers: int) -> None:
     reference = Loader(Numbers(), workers=workers)
-    states, whole = [reference.run.state()], []
+    states, whole = [reference.state_dict()], []
     for _epoch in range(2):
         for batch in reference:
             whole.append(batch)
-            states.append(json.loads(json.dumps(reference.run.state())))
+            states.append(json.loads(json.dumps(reference.state_dict())))
     resumed = Loader(Numbers(), workers=workers, persistent_workers=workers > 0)
     for position in range(len(whole)):
-        resumed.run.restore(states[position])
-        assert resumed.run.state() == states[position]
+        resumed.load_state_dict(states[position])
+        assert resumed.state_dict() == states[position]
         rest = whole[position:]
         passes = itertools.chain.from_iterable(itertools.repeat(resumed))
         for one, other in itertools.zip_longest(rest, itertools.islice(passes, len(rest))):
@@ -138,14 +138,14 @@ def test_every_batch_can_be_resumed_from_and_the_rest_is_identical(workers: int)
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_resumed_stream_resumes_again(workers: int) -> None:
     whole = list(Loader(Numbers(), workers=workers))
-    state, position = Loader(Numbers(), workers=workers).run.state(), 0
+    state, position = Loader(Numbers(), workers=workers).state_dict(), 0
     for take in (2, 1, 5, 1):
         resumed = Loader(Numbers(), workers=workers)
-        resumed.run.restore(state)
+        resumed.load_state_dict(state)
         for batch in itertools.islice(resumed, take):
             same(batch, whole[position])
             position += 1
-        state = resumed.run.state()
+        state = resumed.state_dict()
     assert position == 9
 
 
@@ -153,14 +153,14 @@ def test_a_set_epoch_keeps_a_restored_place_in_that_epoch_only() -> None:
     reference = Loader(Numbers())
     batches = iter(reference)
     first = [next(batches) for _ in range(3)]
-    state = reference.run.state()
+    state = reference.state_dict()
     resumed = Loader(Numbers())
-    resumed.run.restore(state)
-    resumed.run.set_epoch(0)
+    resumed.load_state_dict(state)
+    resumed.set_epoch(0)
     same(next(iter(resumed)), next(batches))
-    resumed.run.restore(state)
-    resumed.run.set_epoch(1)
-    resumed.run.set_epoch(0)
+    resumed.load_state_dict(state)
+    resumed.set_epoch(1)
+    resumed.set_epoch(0)
     same(next(iter(resumed)), first[0])
 
 
@@ -171,7 +171,7 @@ def test_a_resume_by_the_wrong_place_would_be_noticed(workers: int) -> None:
     batches = list(under_test)
     iterator = iter(again := Loader(Numbers(), workers=workers))
     next(iterator), next(iterator)
-    again.run.restore(again.run.state())
+    again.load_state_dict(again.state_dict())
     with pytest.raises(AssertionError):
         same(next(iter(again)), batches[1])
 
@@ -180,12 +180,12 @@ def test_a_stream_that_does_not_repeat_itself_is_refused_rather_than_resumed_wro
     under_test = Loader(Numbers(repeats_itself=False))
     list(itertools.islice(under_test, 5))
     resumed = Loader(Numbers(repeats_itself=False))
-    resumed.run.restore(under_test.run.state())
+    resumed.load_state_dict(under_test.state_dict())
     with pytest.raises(StateError, match=r"Numbers did not repeat itself.*its first 5 batch\(es\) hold other samples"):
         next(iter(resumed))
     shorter = Loader(Numbers(8))
-    state = under_test.run.state()
-    shorter.run.restore(state | {"streams": state["streams"]})
+    state = under_test.state_dict()
+    shorter.load_state_dict(state | {"streams": state["streams"]})
     with pytest.raises(StateError, match=r"did not repeat itself"):
         next(iter(shorter))
 
@@ -209,13 +209,13 @@ def _bmp(number: int) -> bytes:
 )
 def test_the_digest_sees_images_of_one_size_without_keys(image: Any, workers: int) -> None:
     items = [(image(number), 0) for number in range(30)]
-    stopped = Loader(_Iterable(lambda: iter(items)), workers=workers)
+    stopped = Loader(Items(items), workers=workers)
     list(itertools.islice(stopped, 3))
-    resumed = Loader(_Iterable(lambda: iter(items)), workers=workers)
-    resumed.run.restore(stopped.run.state())
+    resumed = Loader(Items(items), workers=workers)
+    resumed.load_state_dict(stopped.state_dict())
     assert len(list(resumed)) == 8 - 3
-    other = Loader(_Iterable(lambda: iter(items[::-1])), workers=workers)
-    other.run.restore(stopped.run.state())
+    other = Loader(Items(items[::-1]), workers=workers)
+    other.load_state_dict(stopped.state_dict())
     with pytest.raises(StateError, match=r"did not repeat itself.*its first 3 batch\(es\) hold other samples"):
         next(iter(other))
 
@@ -228,19 +228,17 @@ def test_the_digest_sees_images_of_one_size_without_keys(image: Any, workers: in
         ({"drop_last": True}, "config.drop_last differs: saved 'False', current 'True'"),
         ({"workers": 2}, "config.num_workers differs: saved '0', current '2'"),
         ({"world": World(1, 2), "batch_size": 2}, "config.rank differs: saved '0', current '1'"),
-        ({"learn": 20}, "config.learn differs"),
-        ({"epoch_size": 20}, "config.epoch_size differs: saved 'None', current '20'"),
         ({"pipeline": rf.Pipeline(resolution=32, stride=8)}, r"config\.\w+ differs"),
-        ({"stream": [(jpeg(9, 9), 1)]}, r"fingerprint differs: saved '.*Numbers', current 'builtins\.list'"),
+        ({"stream": [(jpeg(9, 9), 1)]}, r"fingerprint differs: saved '.*Numbers', current '.*Items'"),
     ],
 )
 def test_a_state_of_another_loader_is_refused_naming_the_field(change: dict, field: str) -> None:
-    state = Loader(Numbers()).run.state()
+    state = Loader(Numbers()).state_dict()
     if change.get("batch_size") == 2:
-        state = Loader(Numbers(), batch_size=2, world=World(0, 2)).run.state()
+        state = Loader(Numbers(), batch_size=2, world=World(0, 2)).state_dict()
     other = Loader(change.pop("stream", Numbers()), **change)
     with pytest.raises(StateError, match=field):
-        other.run.restore(state)
+        other.load_state_dict(state)
 
 
 @pytest.mark.parametrize(
@@ -255,9 +253,9 @@ def test_a_state_of_another_loader_is_refused_naming_the_field(change: dict, fie
 )
 def test_a_damaged_state_is_refused(streams: Any, message: str) -> None:
     under_test = Loader(Numbers())
-    state = under_test.run.state()
+    state = under_test.state_dict()
     with pytest.raises(StateError, match=message):
-        under_test.run.restore(state | {"streams": streams} if streams else {"epoch": 0})
+        under_test.load_state_dict(state | {"streams": streams} if streams else {"epoch": 0})
 
 
 # What waits
@@ -291,23 +289,15 @@ def test_samples_that_wait_never_pass_the_bound(order: str) -> None:
         for data, number in stream.items:
             yield Counted(data), number
 
-    run = Loader(_Iterable(items), batch_size=8, learn=20).run
+    run = Loader(Items(items), batch_size=8).run
     run.begin()
     bound = run.dataset.bucketer().bound
     for request in run.dataset.requests():
         handed += len(request.rows) if hasattr(request, "rows") else 0
         del request
     assert handed == 300
-    assert bound == max(20, 3 * 7 + 1)
+    assert bound == max(12, 3 * 7 + 1)
     assert most <= bound + 8 + 1  # a batch on its way to the decoder, and the stream's own variable
-
-
-class _Iterable:
-    def __init__(self, make: Callable[[], Iterator[Any]]) -> None:
-        self._make = make
-
-    def __iter__(self) -> Iterator[Any]:
-        return self._make()
 
 
 def image_size(data: bytes) -> tuple[int, int]:
@@ -365,14 +355,14 @@ def test_paths_bytes_and_shards_give_the_same_pixels(tmp_path: Path) -> None:
             TargetError,
             r"expected a member \.cls; got \.jpg, \.txt.*/ab",
         ),
-        ({"__key__": "ab", "jpg": jpeg(9, 9), "cls": b"dog"}, TargetError, r"decimal number.*b'dog'.*list/ab"),
-        ({"__key__": "ab", "jpg": b"no picture at all", "cls": b"1"}, HeaderError, r"no image header.*list/ab"),
+        ({"__key__": "ab", "jpg": jpeg(9, 9), "cls": b"dog"}, TargetError, r"decimal number.*b'dog'.*Items/ab"),
+        ({"__key__": "ab", "jpg": b"no picture at all", "cls": b"1"}, HeaderError, r"no image header.*Items/ab"),
         (
             (torch.zeros(3, 8, 8), 1),
             ConfigError,
-            r"sample 1 of the stream list is torch\.float32 \[3, 8, 8\]; expected uint8",
+            r"sample 1 of the stream Items is torch\.float32 \[3, 8, 8\]; expected uint8",
         ),
-        ((object(), 1), ConfigError, "sample 1 of the stream list is of type object"),
+        ((object(), 1), ConfigError, "sample 1 of the stream Items is of type object"),
     ],
 )
 @pytest.mark.parametrize("workers", [0, 1])
@@ -398,7 +388,7 @@ def test_two_passes_at_once_over_persistent_workers_are_not_mixed_up() -> None:
     under_test = Loader(Numbers(), workers=2, persistent_workers=True)
     first = list(under_test)
     assert [batch.keys for batch in itertools.islice(under_test, 3)] != [batch.keys for batch in first[:3]]
-    under_test.run.set_epoch(0)
+    under_test.set_epoch(0)
     for one, other in itertools.zip_longest(under_test, first):
         same(one, other)
 
@@ -406,14 +396,14 @@ def test_two_passes_at_once_over_persistent_workers_are_not_mixed_up() -> None:
 def test_other_buckets_in_a_state_replace_living_workers() -> None:
     under_test = Loader(Numbers(), workers=2, persistent_workers=True)
     whole = list(under_test)
-    state = under_test.run.state()
+    state = under_test.state_dict()
     state["streams"]["buckets"] = None
-    under_test.run.restore(state | {"epoch": 0})
+    under_test.load_state_dict(state | {"epoch": 0})
     assert under_test.run.begin() is False
     state["streams"]["buckets"] = {
         "edges": [], "resolutions": [32, 64], "shapes": [[[32, 32]], [[64, 64]]], "stride": 8, "max_crop": 0.0
     }  # fmt: skip
-    under_test.run.restore(state | {"epoch": 0})
+    under_test.load_state_dict(state | {"epoch": 0})
     shapes = {tuple(batch.images.shape[2:]) for batch in under_test}
     assert shapes == {(32, 32)}
     assert len({tuple(batch.images.shape[2:]) for batch in whole}) > 1
@@ -421,7 +411,7 @@ def test_other_buckets_in_a_state_replace_living_workers() -> None:
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_an_error_of_the_streams_own_code_comes_as_it_is_and_is_not_passed_over(workers: int) -> None:
-    batches = iter(Loader(_Iterable(_breaks), workers=workers))
+    batches = iter(Loader(Items(_breaks), workers=workers))
     found = ""
     try:  # not pytest.raises, which would hold PyTorch's iterator
         list(batches)
@@ -482,7 +472,7 @@ def test_an_ended_pass_stays_ended_and_the_next_epoch_comes_once() -> None:
 
 def test_no_samples_are_no_batches() -> None:
     for workers in (0, 2):
-        under_test = Loader(_Iterable(_nothing), workers=workers)
+        under_test = Loader(Items(_nothing), workers=workers)
         assert list(under_test) == []
         assert under_test.run.buckets is None
 
@@ -491,23 +481,13 @@ def _nothing() -> Iterator[Any]:
     return iter(())
 
 
-def test_a_thread_of_this_process_makes_the_same_batches() -> None:
-    expected = list(Loader(Numbers()))
-    run = Loader(Numbers()).run
-    run.begin()
-    halved = StreamPass(run, run.prefetched(), lambda batch: (batch, len(batch)))
-    for (batch, count), other in itertools.zip_longest(halved, expected):
-        same(batch, other)
-        assert count == len(batch)
-
-
 def test_workers_that_are_started_anew_resume_too(shards: str) -> None:
     reference = Loader(ShardStream(shards, shuffle=True), workers=1)
     batches = iter(reference)
     next(batches), next(batches)
-    state = reference.run.state()
+    state = reference.state_dict()
     resumed = Loader(ShardStream(shards, shuffle=True), workers=1, multiprocessing_context="spawn")
-    resumed.run.restore(state)
+    resumed.load_state_dict(state)
     for one, other in itertools.zip_longest(resumed, batches):
         same(one, other)
 
@@ -515,12 +495,12 @@ def test_workers_that_are_started_anew_resume_too(shards: str) -> None:
 def test_uneven_workers_are_taken_in_turn_and_little_waits() -> None:
     """Worker 1 has three times as many samples as worker 0; the order does not depend on who is fast."""
     under_test = Loader(Numbers(200), workers=2, prefetch_factor=2)
-    under_test.run.begin()
-    one_pass = StreamPass(under_test.run, iter(torch.utils.data.DataLoader.__iter__(under_test)))
+    one_pass: Any = iter(under_test)
+    queues = one_pass._batches._queues
     order, most = [], 0
     for batch in one_pass:
         order.append(int(batch.sample_ids[0]) % 2)
-        most = max(most, sum(map(len, one_pass._queues)))
+        most = max(most, sum(map(len, queues)))
     turns = order.count(0)
     assert order == [0, 1] * turns + [1] * (len(order) - 2 * turns)
     assert len(order) > 3 * turns
@@ -571,15 +551,15 @@ def test_webdataset_pipelines_are_streams(wds: Any, shards: str, decode: str | N
         return Loader(dataset.decode(decode) if decode else dataset, workers=workers)
 
     reference = make()
-    reference.run.set_epoch(1)
+    reference.set_epoch(1)
     whole, states = [], []
     for batch in reference:
         whole.append(batch)
-        states.append(reference.run.state())
+        states.append(reference.state_dict())
     assert Counter(key for batch in whole for key in batch.keys) == Counter(f"{i:05d}" for i in range(COUNT))
     assert all(int(k) % 7 == label for b in whole for k, label in zip(b.keys, b.targets.tolist(), strict=True))
     resumed = make()
-    resumed.run.restore(states[3])
+    resumed.load_state_dict(states[3])
     for one, other in itertools.zip_longest(resumed, whole[4:]):
         same(one, other)
 
