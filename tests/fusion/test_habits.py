@@ -248,7 +248,10 @@ def in_mode(path: str, mode: str) -> Any:
     return Image.open(path).convert(mode)
 
 
-@pytest.mark.parametrize("loader", [grey, upright, loaded, functools.partial(in_mode, mode="RGB")], ids=str)
+@pytest.mark.parametrize(
+    "loader",
+    [grey, upright, loaded, pytest.param(functools.partial(in_mode, mode="RGB"), id="partial")],
+)
 def test_loaders_of_ones_own(odd: Path, loader: Any) -> None:
     def make() -> Any:
         return datasets.ImageFolder(odd, crop(), loader=loader, is_valid_file=lambda path: path.endswith(".jpg"))
