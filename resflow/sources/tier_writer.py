@@ -292,7 +292,7 @@ class _TierFile:
         self._file.publish()
 
     def _open(self, headers: dict[str, str]) -> tarfile.TarFile:
-        return tarfile.open(fileobj=cast(Any, self._file), mode="w", format=tarfile.PAX_FORMAT, pax_headers=headers)
+        return tarfile.open(None, "w", fileobj=cast(Any, self._file), format=tarfile.PAX_FORMAT, pax_headers=headers)
 
     def __exit__(self, *_: object) -> None:
         self._file.discard()
