@@ -10,11 +10,16 @@ from typing import Any
 from resflow.errors import ConfigError
 
 EXTRAS = {
+    "OpenEXR": "exr",
+    "imagecodecs": "tiff",
     "kornia": "kornia",
     "matplotlib": "plots",
+    "pillow_heif": "heif",
     "pycocotools": "coco",
+    "pydicom": "dicom",
     "ray": "ray",
     "rich": "cli",
+    "tifffile": "tiff",
     "torchvision": "vision",
     "typer": "cli",
 }

@@ -339,17 +339,18 @@ class DataLoader(torch.utils.data.DataLoader[T_co], Generic[T_co]):
         fewer than the limit told here.
 
         Returns:
-            (batch, 3, height, width), each shape once, by resolution and then by aspect ratio.
+            (batch, channels, height, width), each shape once, by resolution and then by aspect ratio.
 
         Raises:
-            ConfigError: a loader without a pipeline, or over a stream whose buckets are not learned yet.
+            ConfigError: a loader without a pipeline, over a stream whose buckets are not learned yet, or of
+                `Pixels(channels="file")`.
         """
         session = self._resflow_session
         if session is None:
             raise ConfigError("DataLoader.shapes needs a pipeline. Pass DataLoader(..., pipeline=Pipeline(...)).")
-        size = session.batch_size
+        size, channels = session.batch_size, session.pipeline.pixels.known_channels()
         return tuple(
-            (size.limit(shape) if isinstance(size, PixelBudget) else int(size or 1), 3, *shape)
+            (size.limit(shape) if isinstance(size, PixelBudget) else int(size or 1), channels, *shape)
             for shape in session.pipeline.shapes(session.buckets)
         )
 

@@ -24,6 +24,7 @@ from resflow.geometry.ramp import has_ramp, resolution_progress
 from resflow.images import MAX_PIXELS
 from resflow.normalize import Normalize
 from resflow.pipeline_fields import DTYPES, MEMORY_FORMATS, READERS
+from resflow.pixels import PLAIN, Pixels, check_pixels
 from resflow.plan import Buckets, Schedule, as_schedule
 from resflow.skip import Skip
 from resflow.targets import Targets
@@ -63,6 +64,8 @@ class Pipeline:
         strict: whether an image is bad that only a lenient decoder reads (damage that Pillow reads over, as torchvision
             does), or whose greyscale of more than 8 bits would be cut to 0..255. False decodes both, as torchvision
             does, and counts them: `Batch.tolerated`, `DataLoader.stats()`.
+        pixels: channels and dtype of the images: `Pixels()` is 8-bit RGB; greyscale, alpha, many bands, 16 bits and
+            fractions are decoded on the CPU by engine "wide" (docs/pixels.md).
 
     Raises:
         ConfigError: a field has a wrong type or value.
@@ -86,6 +89,7 @@ class Pipeline:
     device: str = "cpu"
     on_error: str | Skip = "raise"
     strict: bool = False
+    pixels: Pixels = PLAIN
 
     def __post_init__(self) -> None:
         as_schedule(self.resolution)
@@ -136,6 +140,7 @@ class Pipeline:
                 isinstance(self.strict, bool) and not (self.strict and self.engine == "pillow"),
                 'a bool, and False with engine "pillow", which has no strict decoder',
             ),
+            ("pixels", isinstance(self.pixels, Pixels), "a Pixels"),
             ("on_error", self.on_error == "raise" or isinstance(self.on_error, Skip), '"raise", or a Skip'),
         )
         check_fields(self, checks)
@@ -152,6 +157,9 @@ class Pipeline:
                 "Pipeline.views: RandomResizedCrop replaces the placement, so it must stand first, and once"
             )
 
+        check_pixels(
+            self.pixels, self.normalize, self.padding, self.engine, transforms=self.transforms, augment=self.augment
+        )
         for transform in self.transforms:
             check_transform(transform, spatial=isinstance(self.targets, Targets))
         if self.transforms and self.engine == "dali" and torch.device(self.device).type == "cuda":
@@ -177,10 +185,19 @@ class Pipeline:
         return self.targets if isinstance(self.targets, Targets) else Targets()
 
     @property
+    def padding(self) -> tuple[int, int, int]:
+        """The colour of padding: `fit.fill`; of other pixels than 8-bit RGB, 0 unless `fit.fill` was given."""
+        pixels = self.pixels
+        known = (pixels.channels, pixels.dtype) == (3, "uint8") or self.fit.fill != Fit().fill
+        return self.fit.fill if known else (0, 0, 0)
+
+    @property
     def decoder(self) -> str:
         """Name of the engine that decodes: `engine`, or what "auto" stands for."""
         if self.engine != "auto":
             return self.engine
+        if not self.pixels.plain:
+            return "wide"
         return "dali" if torch.device(self.device).type == "cuda" and not self.transforms else "turbo"
 
     @classmethod
@@ -318,9 +335,11 @@ class Pipeline:
         `strict`: a run that a bad sample ended may go on and skip it, or decode it.
         """
         names = (field.name for field in dataclasses.fields(self) if field.name not in _LEFT_OUT)
-        described = {name: _text(getattr(self, name)) for name in names if name != "transforms"}
+        described = {name: _text(getattr(self, name)) for name in names if name not in ("transforms", "pixels")}
         if self.transforms:  # so that states saved before there were any can be loaded
             described["transforms"] = ", ".join(map(transform_text, self.transforms))
+        if not self.pixels.plain:  # likewise
+            described["pixels"] = repr(self.pixels)
         return described
 
 

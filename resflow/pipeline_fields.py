@@ -12,6 +12,7 @@ from resflow.errors import ConfigError
 from resflow.geometry import Affine, Fit, HorizontalFlip, RandomResizedCrop, Rotate, VerticalFlip, View
 from resflow.geometry.ramp import read_ramps
 from resflow.normalize import IMAGENET, UNIT, Normalize
+from resflow.pixels import Percentiles, Pixels, ValueRange, Window
 from resflow.plan import Constant, Cosine, Cyclic, Linear, RandomMultiScale, Schedule, Steps
 from resflow.skip import Skip
 from resflow.targets import Targets
@@ -22,6 +23,7 @@ MEMORY_FORMATS = {"contiguous_format": torch.contiguous_format, "channels_last":
 """How images may lie in memory."""
 _SCHEDULES = (Constant, Linear, Cosine, Steps, Cyclic, RandomMultiScale)
 _VIEWS = (RandomResizedCrop, HorizontalFlip, VerticalFlip, Rotate, Affine)
+_VALUES = (Window, ValueRange, Percentiles)
 _NORMALIZATIONS = {"imagenet": IMAGENET, "unit": UNIT}
 
 
@@ -95,6 +97,11 @@ def _read_normalize(node: Node) -> Normalize | None:
     return normalize
 
 
+def _read_pixels(node: Node) -> Pixels:
+    pixels: Pixels = read_fields(node, Pixels, {"values": lambda part: read_choice(part, _VALUES, what="values")})
+    return pixels
+
+
 def _read_memory_format(node: Node) -> torch.memory_format:
     plain = node.plain()
     if plain not in MEMORY_FORMATS:
@@ -132,6 +139,7 @@ READERS: dict[str, Callable[[Node], Any]] = {
     "fit": _read_fit,
     "normalize": _read_normalize,
     "dtype": _read_dtype,
+    "pixels": _read_pixels,
     "memory_format": _read_memory_format,
     "on_error": _read_on_error,
 }

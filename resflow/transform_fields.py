@@ -220,7 +220,7 @@ def _take_normalize(read: _Reading, step: Any, name: str) -> None:
     if read.floating is None:
         raise _refused(name, "comes before images are floating", "Put ToTensor before it")
     mean, std = (tuple(map(float, values)) for values in (step.mean, step.std))
-    read.normalize = Normalize(mean=mean, std=std)  # type: ignore[arg-type]  # which checks that there are three
+    read.normalize = Normalize(mean=mean, std=std)
 
 
 def _worked(read: _Reading) -> list[Any]:

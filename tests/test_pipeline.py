@@ -114,7 +114,7 @@ def test_the_ready_pipelines_are_valid(path: Path) -> None:
         (
             "resolution: 224\nengine: tensorrt",
             2,
-            "Pipeline.engine must be one of auto, turbo, dali, pillow; got 'tensor",
+            "Pipeline.engine must be one of auto, turbo, dali, pillow, wide; got 'tensor",
         ),
         ("resolution: 224\ndevice: tpu", 2, "Pipeline.device must be"),
         (

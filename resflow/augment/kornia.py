@@ -27,6 +27,7 @@ from resflow.errors import ConfigError
 from resflow.geometry import at
 from resflow.targets import Targets
 
+_FULL = {torch.uint8: 255, torch.uint16: 65_535}
 _MIXINGS = (*MIXINGS, RandomChoice)
 
 Move: TypeAlias = tuple[torch.Tensor, bool]
@@ -115,7 +116,7 @@ class Augment:
         """Augment a batch.
 
         Args:
-            images: [B, 3, H, W], uint8 or floating in [0, 1], on any device.
+            images: [B, C, H, W], uint8, uint16 or floating in [0, 1], on any device.
             targets: classes int64 [B] or float [B, C], `Instances`, classes of pixels [B, H, W], or None; on the
                 images' device.
             transform: [B, 3, 3], source pixels to the batch's; None takes the identity.
@@ -132,12 +133,14 @@ class Augment:
             ConfigError: images of another kind, or an operation that changes their shape.
             TargetError: an operation that targets such as these cannot follow.
         """
-        if images.ndim != 4 or not (images.dtype == torch.uint8 or images.is_floating_point()):
-            raise ConfigError(f"images must be uint8 or floating [B,3,H,W]; got {images.dtype} {list(images.shape)}")
+        if images.ndim != 4 or not (images.dtype in _FULL or images.is_floating_point()):
+            raise ConfigError(
+                f"images must be uint8, uint16 or floating [B,C,H,W]; got {images.dtype} {list(images.shape)}"
+            )
         # Kornia takes a tenth to a half longer on channels_last (measured on a CPU), so that comes last, and once.
         floating = images.to(torch.float32, memory_format=torch.contiguous_format)
-        if images.dtype == torch.uint8:
-            floating.div_(255)  # a copy: the dtype was another
+        if images.dtype in _FULL:
+            floating.div_(_FULL[images.dtype])  # a copy: the dtype was another
         batch, _, height, width = images.shape
         if transform is None:
             transform = torch.eye(3, dtype=torch.float64, device=images.device).expand(batch, 3, 3)

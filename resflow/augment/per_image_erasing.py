@@ -16,7 +16,7 @@ class ErasingOfBytes:
         std: the same.
     """
 
-    def __init__(self, erasing: Any, mean: tuple[float, float, float], std: tuple[float, float, float]) -> None:
+    def __init__(self, erasing: Any, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
         self.erasing, self.mean, self.std = erasing, mean, std
         self._in_place = bool(getattr(erasing, "inplace", True))
 

@@ -16,7 +16,7 @@ from resflow.images import MAX_SCANS, ImageHeader, count_scans, whole_header
 
 Encoded: TypeAlias = bytes | memoryview
 Pixels: TypeAlias = npt.NDArray[np.uint8]
-"""uint8 [H, W, 3], RGB: an image that is decoded already."""
+"""uint8 [H, W, 3], RGB: an image that is decoded already; for engine "wide" [H, W, C] of any dtype."""
 Interpolations: TypeAlias = Interpolation | Sequence[Interpolation]
 """A filter for all images of a batch, or one for each."""
 Fill: TypeAlias = tuple[int, int, int]
@@ -158,13 +158,18 @@ def check_size(engine: str, position: int, found: tuple[int, int], expected: tup
         raise DecodeError(
             f"{engine} cannot place image {position} of the batch: it is {found[0]}x{found[1]} (HxW, upright), but its "
             f"geometry expects {expected[0]}x{expected[1]}. The image was replaced since its size was read: "
-            "index its shard again, or make the loader (and a file of sizes) anew.",
+            "index its shard again (resflow index), or make the loader (and a file of sizes) anew.",
             position=position,
         )
 
 
 def output_tensor(
-    encoded: Sequence[Encoded | Pixels], geometry: Geometry, out: torch.Tensor | None, device: str
+    encoded: Sequence[Encoded | Pixels],
+    geometry: Geometry,
+    out: torch.Tensor | None,
+    device: str,
+    channels: int = 3,
+    dtype: torch.dtype = torch.uint8,
 ) -> torch.Tensor:
     """Make or check the tensor that a batch is written to.
 
@@ -173,27 +178,29 @@ def output_tensor(
         geometry: how they are placed.
         out: the caller's tensor or None.
         device: torch device of the batch.
+        channels: of its images.
+        dtype: of its images.
 
     Returns:
-        uint8 [B, 3, H, W] in channels_last.
+        `dtype` [B, channels, H, W] in channels_last.
 
     Raises:
         ConfigError: lengths disagree, or `out` has another shape, dtype, device or memory format.
     """
     if len(encoded) != len(geometry):
         raise ConfigError(f"decode got {len(encoded)} images but a geometry for {len(geometry)}; they must agree")
-    shape = (len(geometry), 3, *geometry.output_size)
+    shape = (len(geometry), channels, *geometry.output_size)
     if out is None:
-        return torch.empty(shape, dtype=torch.uint8, device=device, memory_format=torch.channels_last)
+        return torch.empty(shape, dtype=dtype, device=device, memory_format=torch.channels_last)
     # Strides are compared by the permuted view, since torch calls degenerate shapes channels_last either way.
     if (
-        out.dtype != torch.uint8
+        out.dtype != dtype
         or tuple(out.shape) != shape
         or out.device.type != torch.device(device).type
         or not out.permute(0, 2, 3, 1).is_contiguous()
     ):
         raise ConfigError(
-            f"out must be uint8 {list(shape)} in channels_last on {device}; got {out.dtype} {list(out.shape)} with "
-            f"strides {list(out.stride())} on {out.device}"
+            f"out must be {str(dtype)[6:]} {list(shape)} in channels_last on {device}; got {out.dtype} "
+            f"{list(out.shape)} with strides {list(out.stride())} on {out.device}"
         )
     return out

@@ -28,6 +28,9 @@ from resflow.errors import DecodeError
 from resflow.geometry.affine import Geometry
 from resflow.images import Format, whole_header
 from resflow.images.pillow import DAMAGE, cut_off, open_image, rgb_pixels
+from resflow.images.registry import known_format
+from resflow.images.values import file_values
+from resflow.pixels import PLAIN, fit_values
 
 
 def decode_rgb(encoded: Encoded, kind: Format | None = None) -> npt.NDArray[np.uint8]:
@@ -52,6 +55,8 @@ def decode_rgb(encoded: Encoded, kind: Format | None = None) -> npt.NDArray[np.u
 
 def _decode(encoded: Encoded, kind: Format) -> tuple[npt.NDArray[np.uint8], str]:
     """Upright pixels, and what was lost of them."""
+    if known_format(kind).pixels is not None:
+        return fit_values(file_values(encoded), PLAIN)
     with open_image(encoded, kind) as opened:
         image = ImageOps.exif_transpose(opened)
         return rgb_pixels(image), cut_off(image)

@@ -12,10 +12,12 @@ import numpy as np
 import torch
 
 from resflow.decode import native
-from resflow.decode.base import OVERSAMPLE, Decoder, Encoded, Fill, Interpolations, Notice, Pixels
+from resflow.decode.base import OVERSAMPLE, Decoder, Encoded, Fill, Interpolations, Notice
+from resflow.decode.base import Pixels as Decoded
 from resflow.errors import ConfigError, DecodeError
 from resflow.geometry.affine import Geometry
 from resflow.images import MAX_PIXELS
+from resflow.pixels import PLAIN, Pixels
 
 _log = logging.getLogger("resflow")
 
@@ -32,6 +34,7 @@ class EngineOptions:
         strict: whether images are refused that are read with damage or loss (`Notice`).
         oversample: least pixels that are decoded for an output pixel on each axis before an image is decoded at a
             reduced size; math.inf never does.
+        pixels: channels and dtype of the batches; an engine of your own that knows 8-bit RGB alone may leave it.
     """
 
     device: str = "cpu"
@@ -40,6 +43,7 @@ class EngineOptions:
     max_batch: int = 256
     strict: bool = False
     oversample: float = OVERSAMPLE
+    pixels: Pixels = PLAIN
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,13 +132,15 @@ def open_engine(
     max_pixels: int = MAX_PIXELS,
     strict: bool = False,
     oversample: float = OVERSAMPLE,
+    pixels: Pixels = PLAIN,
 ) -> LimitedDecoder:
     """Open a decode engine.
 
     Args:
         name: "turbo" (our window decoder and libjpeg-turbo, on the CPU), "dali" (NVIDIA DALI, CPU or GPU), "pillow"
-            (the reference), one that was registered (`register_engine`), or "auto": dali on a CUDA device, turbo on the
-            CPU. Where the compiled decoder is missing, pillow takes turbo's place, and a warning says so.
+            (the reference), "wide" (any `Pixels`, on the CPU), one that was registered (`register_engine`), or "auto":
+            wide for other pixels than 8-bit RGB, else dali on a CUDA device and turbo on the CPU. Where the compiled
+            decoder is missing, pillow takes turbo's place, and a warning says so.
         device: torch device of the batches: "cpu", "cuda" or "cuda:N"; turbo and pillow give CPU batches only.
         fill: colour of padding pixels, RGB, 0 to 255.
         threads: decoding threads, at least 1.
@@ -144,6 +150,7 @@ def open_engine(
             only what DALI itself refuses counts as damage.
         oversample: least pixels that turbo decodes for an output pixel on each axis before it decodes a JPEG at a
             reduced size; math.inf never does. The others decode all pixels.
+        pixels: channels and dtype of the batches; others than 8-bit RGB are for "wide" and registered engines.
 
     Returns:
         The engine.
@@ -155,7 +162,7 @@ def open_engine(
     if kind not in ("cpu", "cuda"):
         raise ConfigError(f"device must be 'cpu', 'cuda' or 'cuda:N'; got {device!r}")
     if name == "auto":
-        name = "turbo" if kind == "cpu" else "dali"
+        name = "wide" if not pixels.plain else "turbo" if kind == "cpu" else "dali"
     engine = find_engine(name) if isinstance(name, str) else name
     if threads < 1 or max_batch < 1 or max_pixels < 1:
         raise ConfigError(
@@ -168,7 +175,9 @@ def open_engine(
             f"engine {engine.name!r} decodes on {' and '.join(engine.devices).replace('cpu', 'the CPU')}; got device "
             f"{device!r}. Use engine 'dali', or device 'cpu' and move the batches."
         )
-    options = EngineOptions(device, fill, threads, max_batch, strict, oversample)
+    if not pixels.plain and engine.name in _RGB:
+        raise ConfigError(f"engine {engine.name!r} decodes 8-bit RGB; got {pixels}. Use engine 'auto', or 'wide'.")
+    options = EngineOptions(device, fill, threads, max_batch, strict, oversample, pixels)
     return LimitedDecoder(engine.factory(options), max_pixels)
 
 
@@ -188,7 +197,7 @@ class LimitedDecoder:
 
     def decode(
         self,
-        encoded: Sequence[Encoded | Pixels],
+        encoded: Sequence[Encoded | Decoded],
         geometry: Geometry,
         out: torch.Tensor | None = None,
         interpolation: Interpolations = "bilinear",
@@ -261,11 +270,19 @@ def _pillow(options: EngineOptions) -> Decoder:
     return PillowDecoder(options.fill)
 
 
+def _wide(options: EngineOptions) -> Decoder:
+    from resflow.decode.wide import WideDecoder
+
+    return WideDecoder(options.pixels, options.fill, options.threads, options.oversample, options.strict)
+
+
 _ENGINES = {
     engine.name: engine
     for engine in (
         Engine("turbo", _turbo, module="resflow.decode.turbo"),
         Engine("dali", _dali, ("cpu", "cuda"), "resflow.decode.dali"),
         Engine("pillow", _pillow, module="resflow.decode.pillow"),
+        Engine("wide", _wide, module="resflow.decode.wide"),
     )
 }
+_RGB = ("turbo", "dali", "pillow")

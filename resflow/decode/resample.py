@@ -1,4 +1,4 @@
-"""What `resflow.decode.native` does to pixels, in NumPy: slower, and there wherever Python is.
+"""What `resflow.decode.native` does to pixels, in NumPy: slower, there wherever Python is, and for all dtypes.
 
 Arguments, and results to a rounding, are those of the functions of the same names there.
 """
@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-Bytes = npt.NDArray[np.uint8]
+Bytes = npt.NDArray[Any]
+"""[H, W, C] of any real dtype; compiled code takes uint8 [H, W, 3] alone."""
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 
@@ -89,7 +90,16 @@ def resize(
     part = source[:, first:end].astype(np.float32)
     lines = _blended(part, low_y, weights_y).transpose(1, 0, 2)  # [columns, rows, 3]
     placed = _blended(lines, low_x - first, weights_x).transpose(1, 0, 2)
-    out[top:bottom, left:right] = np.clip(placed + np.float32(0.5), 0, 255).astype(np.uint8)
+    out[top:bottom, left:right] = _stored(placed, out.dtype)
+
+
+def _stored(values: npt.NDArray[Any], dtype: np.dtype[Any]) -> npt.NDArray[Any]:
+    """Values in an image's dtype: whole numbers are rounded, halves up, and cut to its range."""
+    if dtype.kind == "f":
+        return values.astype(dtype)
+    limits = np.iinfo(dtype)
+    whole: npt.NDArray[Any] = np.clip(np.floor(values + values.dtype.type(0.5)), limits.min, limits.max).astype(dtype)
+    return whole
 
 
 def _blended(values: npt.NDArray[np.float32], low: Ints, weights: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
@@ -123,23 +133,22 @@ def warp(
         return
     u, v = x[inside] * scale[0] - origin[0], y[inside] * scale[1] - origin[1]  # [n]
 
-    def pixel(row: Floats, column: Floats) -> Floats:
-        at = np.clip(row, 0, rows - 1).astype(np.int64), np.clip(column, 0, columns - 1).astype(np.int64)
-        return source[at].astype(np.float64)
+    def pixel(row: Floats, column: Floats) -> npt.NDArray[Any]:
+        return source[np.clip(row, 0, rows - 1).astype(np.int64), np.clip(column, 0, columns - 1).astype(np.int64)]
 
     if code == _NEAREST:
-        out[inside] = pixel(np.floor(v + _NUDGE), np.floor(u + _NUDGE)).astype(np.uint8)
+        out[inside] = pixel(np.floor(v + _NUDGE), np.floor(u + _NUDGE))
         return
     if code != _BICUBIC:
         u, v = np.clip(u, 0.5, columns - 0.5), np.clip(v, 0.5, rows - 0.5)
     left, top = np.floor(u - 0.5), np.floor(v - 0.5)
     weigh, before = (_four, 1) if code == _BICUBIC else (_two, 0)
     across, down = weigh(u - 0.5 - left), weigh(v - 0.5 - top)
-    total = np.full((len(u), 3), 0.5)
+    total = np.zeros((len(u), source.shape[2]))
     for row, by_row in enumerate(down):
         for column, by_column in enumerate(across):
             total += (by_row * by_column)[:, None] * pixel(top + row - before, left + column - before)
-    out[inside] = np.clip(total, 0, 255).astype(np.uint8)
+    out[inside] = _stored(total, out.dtype)
 
 
 def _two(part: Floats) -> list[Floats]:

@@ -21,12 +21,11 @@ def is_native(header: ImageHeader, encoded: Encoded, device: str) -> bool:
         device: "cpu" or "cuda".
 
     Returns:
-        False for GIF, AVIF and netpbm; for PNGs and TIFFs of grey with more than 8 bits, and TIFFs of fractions, which
-        DALI scales; for JPEGs that nvJPEG refuses (four
-        components, 12 bits, arithmetic coding, lossless), whose orientation stands in XMP, or, on a GPU, that have no
-        end.
+        False for all formats but JPEG, PNG, WebP, TIFF and BMP; for PNGs and TIFFs of grey with more than 8 bits, and
+        TIFFs of fractions, which DALI scales; for JPEGs that nvJPEG refuses (four components, 12 bits, arithmetic
+        coding, lossless), whose orientation stands in XMP, or, on a GPU, that have no end.
     """
-    if header.format in ("gif", "avif", "ppm"):
+    if header.format not in ("jpeg", "png", "webp", "tiff", "bmp"):
         return False
     if header.format == "tiff":
         return has_small_samples(encoded)

@@ -1,4 +1,4 @@
-"""The size of an image from its first bytes, without decoding: JPEG, PNG, WebP, GIF, TIFF, BMP, AVIF and netpbm.
+"""The size of an image from its first bytes, without decoding it: what `registry` lists, and formats of your own.
 
 The upright size and the orientation agree with Pillow's `ImageOps.exif_transpose`. Orientation comes from EXIF, then
 from XMP (JPEG, WebP), and in AVIF from the `irot` and `imir` properties; unreadable EXIF counts as upright. Formats are
@@ -12,7 +12,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from resflow.errors import HeaderError
-from resflow.images.avif import read_avif
 from resflow.images.base import (
     Bytes,
     Format,
@@ -22,9 +21,9 @@ from resflow.images.base import (
     broken,
     truncated,
 )
-from resflow.images.exif import read_tiff
-from resflow.images.formats import read_bmp, read_gif, read_netpbm, read_png, read_webp
-from resflow.images.jpeg import count_scans, read_jpeg
+from resflow.images.jpeg import count_scans
+from resflow.images.more_formats import MORE_FORMATS
+from resflow.images.registry import add_formats, find_format, format_names, register_format
 
 __all__ = [
     "MAX_PIXELS",
@@ -36,7 +35,9 @@ __all__ = [
     "ImageHeader",
     "count_scans",
     "find_header",
+    "format_names",
     "read_header",
+    "register_format",
     "whole_header",
 ]
 
@@ -49,6 +50,8 @@ MAX_SCANS = 100
 """Scans of a JPEG that is decoded: each costs time by the pixels and next to no bytes. Encoders write about ten."""
 
 _FIRST = 4 * 1024  # bytes of an image that are tried first
+_MAGIC = 12  # bytes that tell nearly any format
+add_formats(MORE_FORMATS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,19 +84,19 @@ def read_header(data: Bytes) -> ImageHeader:
         HeaderTruncatedError: more bytes are needed; `needed` says how many.
         HeaderError: no known format, a damaged header, a zero size, or a size beyond MAX_SIDE or 2**31 - 1 pixels.
     """
-    found = _format(data)
-    if found is None and len(data) < 12:
-        raise truncated("image", 12, len(data))
+    found = find_format(data)
+    if found is None and len(data) < _MAGIC:
+        raise truncated("image", _MAGIC, len(data))
     if found is None:
         raise HeaderError(
-            f"no image header: starts with {bytes(data[:12])!r}; expected JPEG, PNG, WebP, GIF, TIFF, BMP, AVIF or "
-            "netpbm. Convert the image, or leave it out."
+            f"no image header: starts with {bytes(data[:12])!r}; expected {', '.join(format_names()).upper()}. Convert "
+            "the image, leave it out, or register its format: resflow.images.register_format."
         )
     try:
-        stored = _PARSERS[found](data)
+        stored = found.size(data)
     except (struct.error, IndexError, OverflowError) as error:  # every read beyond the end of `data`
-        raise truncated(found, len(data) + 1, len(data)) from error
-    return _checked(found, stored)
+        raise truncated(found.name, len(data) + 1, len(data)) from error
+    return _checked(found.name, stored)
 
 
 def whole_header(data: Bytes) -> ImageHeader:
@@ -115,18 +118,18 @@ def whole_header(data: Bytes) -> ImageHeader:
     except HeaderExcessError:
         raise
     except HeaderError:
-        found = _format(data)
-        if found is None:
+        found = find_format(data)
+        if found is None or found.pixels is not None:
             raise
         from resflow.images.pillow import DAMAGE, stored_by_pillow
 
         try:
-            stored = stored_by_pillow(data, found)
+            stored = stored_by_pillow(data, found.name)
         except DAMAGE:
             stored = None
         if stored is None:
             raise
-        return _checked(found, stored)
+        return _checked(found.name, stored)
 
 
 def find_header(read: Callable[[int], Bytes], size: int) -> ImageHeader:
@@ -154,7 +157,7 @@ def find_header(read: Callable[[int], Bytes], size: int) -> ImageHeader:
         except HeaderTruncatedError as error:
             count = min(size, max(error.needed, 2 * count))
         except HeaderError:
-            if _format(data) is None:
+            if find_format(data) is None:
                 raise
             count = size
 
@@ -171,36 +174,3 @@ def _checked(found: Format, stored: Stored) -> ImageHeader:
     if orientation >= 5:
         height, width = width, height
     return ImageHeader(found, height, width, orientation)
-
-
-def _format(data: Bytes) -> Format | None:
-    start = bytes(data[:12])
-    if start[:3] == b"\xff\xd8\xff":
-        return "jpeg"
-    if start[:8] == b"\x89PNG\r\n\x1a\n":
-        return "png"
-    if start[:4] == b"RIFF" and start[8:] == b"WEBP":
-        return "webp"
-    if start[:6] in (b"GIF87a", b"GIF89a"):
-        return "gif"
-    if start[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
-        return "tiff"
-    if start[:2] == b"BM":
-        return "bmp"
-    if start[4:8] == b"ftyp" and (start[8:] in (b"avif", b"avis") or b"avif" in bytes(data[12:256])):
-        return "avif"
-    if start[:1] == b"P" and start[1:2] in b"123456" and len(start) > 2 and start[2:3] in b" \t\n\r\v\f":
-        return "ppm"
-    return None
-
-
-_PARSERS: dict[Format, Callable[[Bytes], Stored]] = {
-    "jpeg": read_jpeg,
-    "png": read_png,
-    "webp": read_webp,
-    "gif": read_gif,
-    "tiff": read_tiff,
-    "bmp": read_bmp,
-    "avif": read_avif,
-    "ppm": read_netpbm,
-}

@@ -34,8 +34,14 @@ def _box_list(data: Bytes, start: int, end: int) -> list[tuple[bytes, int, int]]
     return boxes
 
 
-def read_avif(data: Bytes) -> Stored:
-    """Size and orientation of an AVIF's primary item."""
+def read_heif(data: Bytes) -> Stored:
+    """Size of a HEIF's primary item as decoders give it: cut to its clean aperture and turned."""
+    height, width, orientation = read_avif(data, cut=True)
+    return (width, height, 1) if orientation >= 5 else (height, width, 1)
+
+
+def read_avif(data: Bytes, *, cut: bool = False) -> Stored:
+    """Size and orientation of an AVIF's primary item; with `cut`, of its clean aperture."""
     position = 0
     for _ in range(MAX_STEPS):  # top-level boxes, up to `meta`
         length, kind = struct.unpack_from(">I4s", data, position)
@@ -72,6 +78,11 @@ def read_avif(data: Bytes) -> Stored:
         if kind == b"ispe":
             width, height = struct.unpack_from(">II", data, start + 4)
             size = height, width
+        elif kind == b"clap" and cut:
+            across, by_x, down, by_y = struct.unpack_from(">IIII", data, start)
+            if not by_x or not by_y:
+                raise broken("heif", "a clean aperture (clap) divides by 0")
+            size = down // by_y, across // by_x
         elif kind == b"irot":
             turn = data[start] & 3
         elif kind == b"imir":

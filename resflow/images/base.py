@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import struct
-from typing import Literal, TypeAlias
+from typing import TypeAlias
 
 from resflow.errors import HeaderError
 
-Format: TypeAlias = Literal["jpeg", "png", "webp", "gif", "tiff", "bmp", "avif", "ppm"]
+Format: TypeAlias = str
+"""A file format's name: one of `registry.format_names`."""
 Bytes: TypeAlias = bytes | memoryview
 Stored: TypeAlias = tuple[int, int, int]
 """Height and width as stored, orientation."""

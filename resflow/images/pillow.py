@@ -6,7 +6,7 @@ import io
 import struct
 import zlib
 from collections.abc import Callable
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -15,9 +15,11 @@ from PIL import (
     BmpImagePlugin,
     GifImagePlugin,
     Image,
+    Jpeg2KImagePlugin,
     JpegImagePlugin,
     PngImagePlugin,
     PpmImagePlugin,
+    TgaImagePlugin,
     TiffImagePlugin,
     WebPImagePlugin,
 )
@@ -34,6 +36,8 @@ _READERS: dict[Format, Callable[[BinaryIO, str], Image.Image]] = {
     "bmp": BmpImagePlugin.BmpImageFile,
     "avif": AvifImagePlugin.AvifImageFile,
     "ppm": PpmImagePlugin.PpmImageFile,
+    "jp2": Jpeg2KImagePlugin.Jpeg2KImageFile,
+    "tga": TgaImagePlugin.TgaImageFile,
 }
 DAMAGE = (
     OSError,
@@ -51,6 +55,10 @@ DAMAGE = (
 )
 """What Pillow's readers raise on damaged files; warnings where the user has made errors of them."""
 _ORIENTATION = 274
+_PLAIN_MODES = {
+    **dict.fromkeys(("P", "CMYK", "YCbCr", "LAB", "HSV", "RGBX"), "RGB"),
+    **{"1": "L", "PA": "RGBA", "La": "LA", "RGBa": "RGBA"},
+}
 _DEEP = ("I", "F", "I;16", "I;16L", "I;16B", "I;16N")
 
 
@@ -87,6 +95,14 @@ def rgb_pixels(image: Image.Image) -> npt.NDArray[np.uint8]:
     if image.mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")  # Pillow warns of palettes with alpha that go straight to RGB
     return np.array(image.convert("RGB"))
+
+
+def pil_values(image: Image.Image) -> npt.NDArray[Any]:
+    """All values of an image, [H, W] or [H, W, C]: palettes as RGB or RGBA, single bits as 0 and 255, CMYK as RGB."""
+    if image.mode == "P" and "transparency" in image.info:
+        image = image.convert("RGBA")
+    mode = _PLAIN_MODES.get(image.mode)
+    return np.array(image.convert(mode) if mode else image)
 
 
 def cut_off(image: Image.Image) -> str:

@@ -139,7 +139,10 @@ class BatchBuilder:
         """The images placed: by the engine, or where they are pixels already and go to a GPU, there; its notices."""
         pixels = [image for image in images if isinstance(image, np.ndarray)]
         if not (self._places_on_device and pixels and len(pixels) == len(images)):
-            room = None if self._places_on_device else room_for_images(len(images), *geometry.output_size)
+            kind, room = self.pipeline.pixels, None
+            if not self._places_on_device and isinstance(kind.channels, int):  # else how many is known from the files
+                dtype: torch.dtype = getattr(torch, kind.dtype)
+                room = room_for_images(len(images), *geometry.output_size, kind.channels, dtype)
             engine = self._open()
             return engine.decode(images, geometry, room), engine.notices
         device = torch.device(self._engine_device)
@@ -152,11 +155,12 @@ class BatchBuilder:
             self._engine = open_engine(
                 self._engine_kind,
                 device=self._engine_device,
-                fill=self.pipeline.fit.fill,
+                fill=self.pipeline.padding,
                 threads=self._threads if here == self._home_process else 1,
                 max_batch=self._max_batch,
                 max_pixels=self.pipeline.max_pixels,
                 strict=self.pipeline.strict,
+                pixels=self.pipeline.pixels,
             )
             self._engine_process = here
         return self._engine

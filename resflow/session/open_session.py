@@ -81,7 +81,8 @@ def open_session(
     if device != pipeline.device:
         pipeline = replace(pipeline, device=device)
     skips = is_of_sample if isinstance(pipeline.on_error, Skip) else None
-    data = _open(dataset, sizes, skips, workers, shuffle=shuffle, seed=seed, world=world)
+    wide = not pipeline.pixels.plain
+    data = _open(dataset, sizes, skips, workers, shuffle=shuffle, seed=seed, world=world, wide=wide)
     threads = workers or torch.get_num_threads()
     if isinstance(data, Source):
         return PlannedSession(
@@ -121,7 +122,15 @@ def open_session(
 
 
 def _open(
-    dataset: Any, sizes: Any, skips: Skips | None, workers: int, *, shuffle: bool, seed: int, world: World | None
+    dataset: Any,
+    sizes: Any,
+    skips: Skips | None,
+    workers: int,
+    *,
+    shuffle: bool,
+    seed: int,
+    world: World | None,
+    wide: bool,
 ) -> Source | Iterable[Any]:
     if isinstance(dataset, Source | IterableDataset):
         return dataset
@@ -132,4 +141,4 @@ def _open(
         if sizes is not None:
             raise ConfigError("sizes has no meaning for shards and files of images, whose sizes are known. Drop it.")
         return open_named(dataset, on_error="raise" if skips is None else "drop")
-    return dataset_source(dataset, sizes=sizes, skips=skips, workers=workers)
+    return dataset_source(dataset, sizes=sizes, skips=skips, workers=workers, wide=wide)

@@ -54,8 +54,9 @@ def with_placeholders(
         return replace(batch, present=present)
     shape = (count, *batch.images.shape[1:])
     images = torch.empty(shape, dtype=batch.images.dtype, device=device, memory_format=torch.channels_last)
-    images[:] = torch.tensor(pipeline.fit.fill, dtype=images.dtype, device=device)[:, None, None]
-    images.index_copy_(0, at.to(device), batch.images)
+    images[:] = _colour(pipeline, images)
+    for place, image in zip(at.tolist(), batch.images, strict=True):  # index_copy_ knows no uint16
+        images[place] = image
     targets = _spread(batch.targets, at, count, pipeline.target_options.ignore_index)
     whole = assemble(images, targets, planned, geometry, samples)
     records = []
@@ -83,13 +84,19 @@ def restore_placeholders(batch: Batch, pipeline: Pipeline) -> Batch:
     if present is None:
         return batch
     images = batch.images
-    colour = torch.tensor(pipeline.fit.fill, dtype=images.dtype, device=images.device) / 255
+    colour = _colour(pipeline, images) / pipeline.pixels.full
     return replace(
         batch,
-        images=torch.where(present[:, None, None, None], images, colour[:, None, None]),
+        images=torch.where(present[:, None, None, None], images, colour),
         targets=_blanked(batch.targets, present, pipeline.target_options.ignore_index),
         valid=torch.where(present[:, None], batch.valid, 0),
     )
+
+
+def _colour(pipeline: Pipeline, images: torch.Tensor) -> torch.Tensor:
+    """What padding is filled with, [C, 1, 1] of the images' dtype."""
+    fill = pipeline.padding if images.shape[1] == 3 else pipeline.padding[:1] * images.shape[1]
+    return torch.tensor(fill, dtype=images.dtype, device=images.device)[:, None, None]
 
 
 def _spread(targets: Any, at: torch.Tensor, count: int, ignore_index: int) -> Any:

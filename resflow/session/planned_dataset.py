@@ -71,10 +71,11 @@ class PlannedDataset(Dataset[Batch]):
         self.source, self.pipeline = source, pipeline
         self._skips = isinstance(pipeline.on_error, Skip)
         self._tiered: tuple[TieredSource, Tiers, float] | None = None
-        if pipeline.tier_quality is not None and isinstance(source, TieredSource):
+        quality = pipeline.tier_quality if pipeline.pixels.plain else None  # tiers hold 8-bit RGB
+        if quality is not None and isinstance(source, TieredSource):
             tiers = source.open_tiers()
             if tiers is not None:
-                self._tiered = source, tiers, pipeline.tier_quality
+                self._tiered = source, tiers, quality
         self._builder = BatchBuilder(pipeline, seed=seed, max_batch=max_batch, threads=threads)
 
     def __len__(self) -> int:

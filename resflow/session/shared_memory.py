@@ -19,24 +19,29 @@ _NAME = re.compile(r"</(torch_\w+)>")
 _told = False  # whether this process said that shared memory has no room
 
 
-def room_for_images(count: int, height: int, width: int) -> torch.Tensor | None:
+def room_for_images(
+    count: int, height: int, width: int, channels: int = 3, dtype: torch.dtype = torch.uint8
+) -> torch.Tensor | None:
     """A batch's images, to be filled, where they need not be moved before they are handed over.
 
     Args:
         count: images.
         height: of each in pixels.
         width: the same.
+        channels: of each.
+        dtype: of each.
 
     Returns:
-        uint8 [count, 3, height, width] in channels_last, in shared memory; None outside of workers, or without room.
+        `dtype` [count, channels, height, width] in channels_last, in shared memory; None outside of workers, or without
+        room.
     """
-    size = count * height * width * 3
+    size = count * height * width * channels * dtype.itemsize
     if get_worker_info() is None or size <= SMALL:
         return None
     storage = allocated(lambda: shared_storage(size))
     if storage is None:
         return None
-    return torch.empty(0, dtype=torch.uint8).set_(storage).view(count, height, width, 3).permute(0, 3, 1, 2)
+    return torch.empty(0, dtype=dtype).set_(storage).view(count, height, width, channels).permute(0, 3, 1, 2)
 
 
 def allocated(allocate: Callable[[], torch.UntypedStorage | None]) -> torch.UntypedStorage | None:

@@ -354,12 +354,12 @@ class BucketedStream(torch.utils.data.IterableDataset[StreamMessage]):
                     f"sample {shard}/{key} has no image: expected one of {', '.join(IMAGE_EXTENSIONS)}, image; got "
                     f'{own}. Rename it, as in .rename(image="...").'
                 )
-            image, members, target = as_image(item[names[0]], f"{shard}/{key}"), item, NO_TARGET
+            found, members, target, where = item[names[0]], item, NO_TARGET, f"{shard}/{key}"
+            image = as_image(found, where, wide=not self.pipeline.pixels.plain)
         else:
-            members = {}
-            where = f"sample {position} of the stream {shard}"
+            members, where = {}, f"sample {position} of the stream {shard}"
             found, target = split_item(item, where)
-            image = as_image(found, where)
+            image = as_image(found, where, wide=not self.pipeline.pixels.plain)
             if isinstance(target, bytes | memoryview):  # the text of a class
                 spec = self.pipeline.targets
                 if isinstance(spec, str) and not is_class(target):

@@ -69,4 +69,15 @@ class _Pickler(ForkingPickler):
         storage = value.untyped_storage()
         if storage.nbytes() > SMALL and (storage.is_shared() or allocated(storage.share_memory_) is not None):
             return NotImplemented
+        if value.dtype in _SIGNED:
+            return _viewed, (pickle.dumps(value.view(_SIGNED[value.dtype]), pickle.HIGHEST_PROTOCOL), value.dtype)
         return pickle.loads, (pickle.dumps(value, pickle.HIGHEST_PROTOCOL),)
+
+
+# PyTorch cannot read back what it pickles of these.
+_SIGNED = {torch.uint16: torch.int16, torch.uint32: torch.int32, torch.uint64: torch.int64}
+
+
+def _viewed(data: bytes, dtype: torch.dtype) -> torch.Tensor:
+    tensor: torch.Tensor = pickle.loads(data)
+    return tensor.view(dtype)

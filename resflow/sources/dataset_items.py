@@ -8,12 +8,13 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from PIL import Image
 
 from resflow.errors import ConfigError, HeaderError
 from resflow.images import whole_header
-from resflow.images.pillow import rgb_pixels
+from resflow.images.pillow import pil_values, rgb_pixels
 from resflow.sources.base import NO_TARGET, Pixels
 from resflow.sources.image_files import file_header, read_file
 
@@ -63,16 +64,18 @@ def item_names(item: object) -> tuple[str, ...]:
     return tuple(sorted(map(str, item), key=lambda name: name not in IMAGE_KEYS))
 
 
-def as_image(image: Any, where: str) -> memoryview | Pixels:
+def as_image(image: Any, where: str, *, wide: bool = False) -> memoryview | npt.NDArray[Any]:
     """Bring an image to one of the two forms that engines take: encoded bytes, or pixels.
 
     Args:
         image: path (its bytes are read); bytes; PIL image (its pixels as they are, EXIF orientation is not applied);
             uint8 array [H, W], [H, W, 1], [H, W, 3] or [H, W, 4]; or uint8 tensor [C, H, W]. Alpha is dropped.
         where: the image's name, for errors.
+        wide: for other pixels than 8-bit RGB: arrays [H, W] and [H, W, C], tensors [H, W] and [C, H, W] of any real
+            dtype, and PIL images of any mode keep their channels and numbers.
 
     Returns:
-        Encoded bytes, or uint8 [H, W, 3], RGB, contiguous.
+        Encoded bytes; or uint8 [H, W, 3], RGB, contiguous; with `wide`, [H, W, C] of any real dtype.
 
     Raises:
         ConfigError: another type, dtype or shape.
@@ -83,7 +86,9 @@ def as_image(image: Any, where: str) -> memoryview | Pixels:
     if isinstance(image, bytes | bytearray | memoryview):
         return memoryview(image)
     if isinstance(image, Mapping) and _undecoded(image):
-        return as_image(image["path"] if image["bytes"] is None else image["bytes"], where)
+        return as_image(image["path"] if image["bytes"] is None else image["bytes"], where, wide=wide)
+    if wide:
+        return _wide_values(image, where)
     if isinstance(image, Image.Image):
         return pil_pixels(image, where)
     if isinstance(image, torch.Tensor):
@@ -105,12 +110,34 @@ def as_image(image: Any, where: str) -> memoryview | Pixels:
     return np.ascontiguousarray(array[..., :3])
 
 
-def image_size(image: Any, where: str) -> tuple[int, int]:
+def _wide_values(image: Any, where: str) -> npt.NDArray[Any]:
+    if isinstance(image, Image.Image):
+        values = pil_values(image)
+    elif isinstance(image, torch.Tensor):
+        tensor = image.detach().cpu().as_subclass(torch.Tensor)
+        values = (tensor.float() if tensor.dtype in (torch.bfloat16, torch.float16) else tensor).numpy()
+        values = values.transpose(1, 2, 0) if values.ndim == 3 else values
+    elif isinstance(image, np.ndarray):
+        values = image
+    else:
+        raise ConfigError(f"the image of {where} is of type {type(image).__name__}; {_ACCEPTED}")
+    if values.ndim == 2:
+        values = values[..., None]
+    if values.ndim != 3 or 0 in values.shape or values.dtype.kind not in "biuf":
+        raise ConfigError(
+            f"the image of {where} is {values.dtype} {list(getattr(image, 'shape', values.shape))}; expected real "
+            "numbers, [H,W] or [H,W,C] of an array, [H,W] or [C,H,W] of a tensor"
+        )
+    return np.ascontiguousarray(values)
+
+
+def image_size(image: Any, where: str, *, wide: bool = False) -> tuple[int, int]:
     """Height and width of an image without decoding it: upright for paths and bytes, else those of its pixels.
 
     Args:
         image: what `as_image` takes.
         where: the image's name, for errors.
+        wide: as `as_image` has it.
 
     Returns:
         Height and width in pixels.
@@ -123,12 +150,12 @@ def image_size(image: Any, where: str) -> tuple[int, int]:
     if isinstance(image, Image.Image):
         return image.height, image.width
     if isinstance(image, Mapping) and _undecoded(image):
-        return image_size(image["path"] if image["bytes"] is None else image["bytes"], where)
+        return image_size(image["path"] if image["bytes"] is None else image["bytes"], where, wide=wide)
     try:
         if isinstance(image, str | os.PathLike):
             header = file_header(os.fspath(image))
         else:
-            found = as_image(image, where)
+            found = as_image(image, where, wide=wide)
             if isinstance(found, np.ndarray):
                 return found.shape[0], found.shape[1]
             header = whole_header(found)
@@ -153,7 +180,7 @@ def pil_pixels(image: Image.Image, where: str) -> Pixels:
     """A PIL image's pixels as its `convert("RGB")` gives them.
 
     Args:
-        image: of any mode with 8 bits a channel.
+        image: of any mode with 8 bits per channel.
         where: the image's name, for errors.
 
     Returns:
@@ -164,8 +191,8 @@ def pil_pixels(image: Image.Image, where: str) -> Pixels:
     """
     if image.mode in _WIDE_MODES:
         raise ConfigError(
-            f"the image of {where} is a PIL image of mode {image.mode!r}; expected 8 bits a channel. Scale it to "
-            "0..255 in the dataset."
+            f"the image of {where} is a PIL image of mode {image.mode!r}; expected 8 bits per channel. Keep all "
+            "of them with Pipeline(pixels=rf.Pixels(channels=1, dtype='uint16')), or scale it to 0..255 in the dataset."
         )
     return rgb_pixels(image)
 
@@ -179,7 +206,8 @@ def _check_dtype(sound: bool, dtype: object, shape: Any, where: str) -> None:
     if not sound:
         raise ConfigError(
             f"the image of {where} is {dtype} {list(shape)}; expected uint8 pixels. Drop ToTensor, ConvertImageDtype "
-            "and Normalize from the dataset: Pipeline(normalize=...) does it on the device."
+            "and Normalize from the dataset: Pipeline(normalize=...) does it on the device. Other numbers than "
+            "8 bits need Pipeline(pixels=rf.Pixels(dtype=...))."
         )
 
 

@@ -35,6 +35,7 @@ class DatasetSource:
         sizes: integers [N, 2], height and width of each image; or the path of a file of them, written if missing.
         skips: see `find_sizes`.
         workers: see `find_sizes`.
+        wide: whether images keep their channels and numbers (`as_image`): for a pipeline of other `Pixels` than RGB.
 
     Raises:
         ConfigError: not a map-style dataset, an item of another form, or sizes that do not fit.
@@ -43,9 +44,15 @@ class DatasetSource:
     """
 
     def __init__(
-        self, dataset: Any, *, sizes: Sizes | None = None, skips: Skips | None = None, workers: int = 0
+        self,
+        dataset: Any,
+        *,
+        sizes: Sizes | None = None,
+        skips: Skips | None = None,
+        workers: int = 0,
+        wide: bool = False,
     ) -> None:
-        self.dataset = dataset
+        self.dataset, self._wide = dataset, wide
         self._name, self._pairs = type(dataset).__name__, dataset_pairs(dataset)
         count = dataset_length(dataset)
         identity = hash_of(identity_of(dataset))
@@ -92,7 +99,7 @@ class DatasetSource:
         for number, item in zip(numbers, self._items(numbers), strict=True):
             where = f"{self._name}[{number}]"
             image, target = split_item(item, where)
-            found = as_image(image, where)
+            found = as_image(image, where, wide=self._wide)
             samples.append(Sample(str(number), self._name, found, {}, target, self._pairs, item_names(item)))
         return samples
 
@@ -105,7 +112,7 @@ class DatasetSource:
     def _measure(self, number: int) -> tuple[int, int]:
         where = f"{self._name}[{number}]"
         image, _ = split_item(self._items([number])[0], where)
-        return image_size(image, where)
+        return image_size(image, where, wide=self._wide)
 
     def _items(self, numbers: list[int]) -> list[Any]:
         together = getattr(self.dataset, "__getitems__", None)

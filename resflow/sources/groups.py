@@ -20,7 +20,7 @@ from resflow.sources.tar import Member
 
 IMAGE_EXTENSIONS = (
     *("jpg", "jpeg", "jpe", "jfif", "png", "webp", "gif", "tif", "tiff", "bmp", "avif"),
-    *("ppm", "pgm", "pbm", "pnm"),
+    *("ppm", "pgm", "pbm", "pnm", "jp2", "j2k", "jxl", "heic", "heif", "exr", "dcm", "tga"),
 )
 """Extensions of a sample's image; where a sample has several, the first in this order is its image."""
 
@@ -33,8 +33,8 @@ class Group(NamedTuple):
 
     @property
     def image(self) -> Member | None:
-        """The image: the member whose whole extension is the first of IMAGE_EXTENSIONS that is there."""
-        return next((self.members[e] for e in IMAGE_EXTENSIONS if e in self.members), None)
+        """The image: the member whose whole extension is the first of IMAGE_EXTENSIONS that is there, or npy."""
+        return next((self.members[e] for e in (*IMAGE_EXTENSIONS, "npy") if e in self.members), None)
 
     @property
     def extent(self) -> tuple[int, int]:

@@ -253,7 +253,7 @@ def _samples(stream: _Forward, shard: str, max_member_bytes: int, remarks: Remar
     for group in group_members(members(), shard, remarks):
         found = True
         parts = {extension: held.pop(member.offset) for extension, member in group.members.items()}
-        image = next((parts[extension] for extension in IMAGE_EXTENSIONS if extension in parts), None)
+        image = next((parts[extension] for extension in (*IMAGE_EXTENSIONS, "npy") if extension in parts), None)
         if image is None:
             raise without_image(group, shard)
         yield Sample(group.key, shard, image, parts)

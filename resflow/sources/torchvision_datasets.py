@@ -171,7 +171,9 @@ class _Leaves(NamedTuple):
         return kind, dataset, int(self.number[sample_id])
 
 
-def dataset_source(dataset: Any, *, sizes: Sizes | None = None, skips: Skips | None = None, workers: int = 0) -> Source:
+def dataset_source(
+    dataset: Any, *, sizes: Sizes | None = None, skips: Skips | None = None, workers: int = 0, wide: bool = False
+) -> Source:
     """A map-style dataset as a source, by the fast path where it is recognised.
 
     Args:
@@ -179,6 +181,7 @@ def dataset_source(dataset: Any, *, sizes: Sizes | None = None, skips: Skips | N
         sizes: integers [N, 2], height and width of each image; or the path of a file of them, written if missing.
         skips: see `find_sizes`.
         workers: see `find_sizes`.
+        wide: see `DatasetSource`.
 
     Returns:
         `RecognisedSource`, else `DatasetSource`; `SelectedSource` of subsets of sources.
@@ -189,10 +192,10 @@ def dataset_source(dataset: Any, *, sizes: Sizes | None = None, skips: Skips | N
         ShardError: an image's file cannot be read.
     """
     check_subsets(dataset)
-    joined = joined_sources(dataset, lambda part: dataset_source(part, skips=skips, workers=workers))
+    joined = joined_sources(dataset, lambda part: dataset_source(part, skips=skips, workers=workers, wide=wide))
     if joined is None:
         found = recognise(dataset, sizes=sizes, skips=skips)
-        return found or DatasetSource(dataset, sizes=sizes, skips=skips, workers=workers)
+        return found or DatasetSource(dataset, sizes=sizes, skips=skips, workers=workers, wide=wide)
     if sizes is not None:
         raise ConfigError(f"sizes can't be given for a {type(dataset).__name__} of sources, which know them. Drop it.")
     return joined

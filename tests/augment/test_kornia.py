@@ -450,7 +450,10 @@ def test_a_projective_matrix_of_a_users_operation_is_refused() -> None:
         (lambda: Ramped(kornia.ColorJiggle(0.1)), "Ramped takes a class and its arguments"),
         (lambda: Ramped(kornia.RandomRotation, Ramp(0, 400)), "cannot be built at the highest resolution: "),
         (lambda: Ramped(kornia.RandomRotation, Ramp(0, 4), q=1), "cannot be built at the lowest resolution: "),
-        (lambda: Augment([])(torch.zeros(3, 4, 4), seed=0), r"images must be uint8 or floating \[B,3,H,W\]; got"),
+        (
+            lambda: Augment([])(torch.zeros(3, 4, 4), seed=0),
+            r"images must be uint8, uint16 or floating \[B,C,H,W\]; got",
+        ),
         (lambda: Augment([])(torch.zeros(1, 3, 4, 4, dtype=torch.int32), seed=0), "got torch.int32"),
         (lambda: Augment([Mosaic()]).check(spatial=False), "Mosaic needs boxes, masks or label maps"),
     ],

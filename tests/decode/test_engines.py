@@ -192,7 +192,7 @@ def test_auto_is_turbo_on_the_cpu() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"name": "opencv"}, "engine must be one of auto, turbo, dali, pillow; got 'opencv'"),
+        ({"name": "opencv"}, "engine must be one of auto, turbo, dali, pillow, wide; got 'opencv'"),
         (
             {"name": "turbo", "device": "cuda"},
             "engine 'turbo' decodes on the CPU; got device 'cuda'. Use engine 'dali'",
@@ -285,7 +285,7 @@ def test_engines_that_cannot_be_registered_are_named() -> None:
         register_engine("other", Grey, devices=("tpu",))
     with pytest.raises(ConfigError, match="engine 'grey-77' decodes on the CPU; got device 'cuda'"):
         open_engine("grey-77", device="cuda")
-    with pytest.raises(ConfigError, match="one of auto, turbo, dali, pillow, grey-77"):
+    with pytest.raises(ConfigError, match="one of auto, turbo, dali, pillow, wide, grey-77"):
         Pipeline(resolution=32, engine="gray")
 
 

@@ -182,7 +182,7 @@ def test_items_part_into_image_and_target(item: Any, target: object) -> None:
         ((torch.zeros(4, 5, 3, 2, dtype=torch.uint8), 0), r"has shape \[4, 5, 3, 2\]"),
         ((torch.zeros(5, 4, 3, dtype=torch.uint8), 0), r"has shape \[5, 4, 3\]"),
         ((np.zeros((0, 5), np.uint8), 0), r"has shape \[0, 5\]; .* none of them 0"),
-        ((Image.new("I;16", (3, 4)), 0), r"list\[0\] is a PIL image of mode 'I;16'; expected 8 bits a channel"),
+        ((Image.new("I;16", (3, 4)), 0), r"list\[0\] is a PIL image of mode 'I;16'; expected 8 bits per channel"),
     ],
 )
 def test_items_of_other_forms_are_refused(item: Any, message: str) -> None:
