@@ -36,6 +36,7 @@ class OnError(StrEnum):
 
     raise_ = "raise"
     drop = "drop"
+    clip = "clip"
 
 
 class Engine(StrEnum):
@@ -77,6 +78,7 @@ _MEANT = {
     "classes": (Format.voc, Format.yolo, Format.masks, None),
     "zero_based": (Format.voc,),
     "upright": (Format.coco, Format.voc, Format.yolo, Format.masks),
+    "upright_file": (Format.coco, Format.voc, Format.yolo, Format.masks),
     "label_pattern": (Format.folder,),
     "index": (None,),
 }
@@ -119,9 +121,17 @@ class Dataset:
             help="Annotations follow the EXIF orientation, or the pixels as stored (as if left out, but in yolo).",
         ),
     ] = None
-    on_error: Annotated[OnError, typer.Option(help="Refuse a dataset with problems, or leave out what is wrong.")] = (
-        OnError.raise_
-    )
+    upright_file: Annotated[
+        bool,
+        typer.Option(
+            "--upright-file",
+            help="Annotations follow the EXIF orientation whatever sizes are stated (Label Studio).",
+        ),
+    ] = False
+    on_error: Annotated[
+        OnError,
+        typer.Option(help="Refuse a dataset with problems, leave out what is wrong, or cut boxes at the border."),
+    ] = OnError.raise_
     index: IndexFile = None
 
     def located(self, then: str = "") -> Dataset:
@@ -173,11 +183,13 @@ class Dataset:
 
     def class_names(self) -> list[str] | None:
         """Names of classes from the file that was given, one a line."""
+        from resflow.sources.annotations.text_files import file_text
+
         if self.classes is None:
             return None
         try:
-            lines = self.classes.read_text(encoding="utf-8").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
+            lines = file_text(self.classes).splitlines()
+        except (OSError, ValueError) as error:
             raise ConfigError(f"the class names in {self.classes} cannot be read: {error}. Give one a line.") from error
         return [line.strip() for line in lines if line.strip()]
 
@@ -189,6 +201,10 @@ class Dataset:
             return Images(places, self.label_pattern, **options)
         if self.upright is not None:
             options["upright"] = self.upright
+        if self.upright_file:
+            if self.upright is not None:
+                raise ConfigError("--upright-file and --upright or --stored exclude each other. Give one of them.")
+            options["upright"] = "file"
         if self.form is Format.coco:
             panoptic = len(places) == 3 and Path(places[2]).is_dir()
             return CocoPanoptic(*places, **options) if panoptic else Coco(places[0], places[1:], **options)

@@ -1,6 +1,8 @@
-"""Yes and no as files write them."""
+"""Yes and no, and ids, as files write them."""
 
 from __future__ import annotations
+
+from typing import Any
 
 _YES = frozenset({"1", "true", "yes", "y", "t", "on"})
 _NO = frozenset({"0", "false", "no", "n", "f", "off", "", "unspecified", "none", "null"})  # VOC's tools: not stated
@@ -28,3 +30,22 @@ def read_flag(value: object) -> bool:
     except (TypeError, ValueError, OverflowError, RuntimeError):
         pass
     raise ValueError(f"got {value!r}; expected 0 or 1, true or false, yes or no")
+
+
+def as_whole(value: Any) -> Any:
+    """An id as a whole number: 7 of any library, 7.0, "7" and "0007"; any other value as it is.
+
+    Args:
+        value: from a file or a dataset.
+    """
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, str):
+        word = value.strip()
+        digits = word[1:] if word[:1] == "-" else word
+        return int(word) if digits.isascii() and digits.isdigit() and len(digits) < 20 else value
+    try:
+        number = int(value)
+        return number if number == value else value
+    except (TypeError, ValueError, OverflowError, RuntimeError):
+        return value

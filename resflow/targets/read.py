@@ -13,7 +13,7 @@ import numpy.typing as npt
 from resflow.errors import TargetError
 from resflow.extras import needed_for
 from resflow.targets.boxes import PIXEL_FORMATS, box_edges, check_pixels
-from resflow.targets.flags import read_flag
+from resflow.targets.flags import as_whole, read_flag
 from resflow.targets.mirror import KeypointPairs
 from resflow.targets.segmentations import plain_mask
 from resflow.targets.types import Annotation, Segmentation
@@ -335,7 +335,7 @@ def _numbers(record: Mapping[str, Any], name: str, place: int, length: int) -> l
 
 def _whole(value: Any, name: str) -> int:
     try:
-        number = value.item() if hasattr(value, "item") else value
+        number = as_whole(value.item() if hasattr(value, "item") else value)
         if int(number) == number and not isinstance(number, str) and -(1 << 63) <= number < 1 << 63:
             return int(number)
     except (TypeError, ValueError, OverflowError, RuntimeError):

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import yaml
+from PIL import Image
 
 import resflow as rf
 from resflow.cli.dataset import plural
@@ -331,7 +332,7 @@ def test_yolo_yaml_in_its_forms(tmp_path: Path) -> None:
         Yolo.from_yaml(tmp_path / "b" / "data.yaml", "test")
     for more, words in (
         ({"train": "images/nowhere"}, r"there is no folder 'images/nowhere' of `train`; looked for"),
-        ({"train": ["images/train", "images/val"]}, "`train` must be one folder of images"),
+        ({"train": ["images/train", None]}, "`train` must be a folder of images"),
         ({"names": None}, "must have `names`"),
         ({"names": {1: "a"}}, "must have `names`"),
     ):
@@ -440,3 +441,19 @@ def test_help_is_whole_at_40_columns(tmp_path: Path) -> None:
         name = getattr(command.callback, "__name__", "")
         helped = shell(f"resflow {name} --help", tmp_path, COLUMNS="40").stdout.partition("Example:")[0]
         assert max(map(len, helped.splitlines())) <= 40, name
+
+
+def test_upright_files_and_clipping_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    exif = Image.Exif()
+    exif[274] = 6
+    (tmp_path / "images").mkdir()
+    Image.new("RGB", (60, 40)).save(tmp_path / "images" / "a.jpg", exif=exif)  # 40x60 upright
+    box = {"id": 1, "image_id": 1, "category_id": 1, "bbox": [5, 45, 30, 30]}  # upright, and over the border
+    data = {"images": [{"id": 1, "file_name": "a.jpg", "width": 60, "height": 40}], "annotations": [box]}
+    (tmp_path / "a.json").write_text(json.dumps(data | {"categories": [{"id": 1, "name": "x"}]}))
+    place = (str(tmp_path / "images"), str(tmp_path / "a.json"), "--format", "coco")
+    assert call(capsys, "info", *place, "--upright-file")[0] == 1
+    found = told(capsys, "info", *place, "--upright-file", "--on-error", "clip")
+    assert found["classes"] == [{"class": 1, "name": "x", "count": 1}]
+    code, _, err = call(capsys, "info", *place, "--upright-file", "--upright")
+    assert (code, "exclude each other" in err) == (1, True)

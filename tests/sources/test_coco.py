@@ -162,7 +162,7 @@ GOOD = {"id": 1, "image_id": 1, "category_id": 1, "bbox": [1, 1, 9, 9], "area": 
         ({"area": float("nan")}, "not finite", "area nan"),
         ({"area": "much"}, "unreadable annotation", "could not convert string"),
         ({"category_id": 99}, "unknown category", "category 99 is not among the 2"),
-        ({"category_id": "cat"}, "unknown category", "category 'cat' is no number"),
+        ({"category_id": "cat"}, "unknown category", "category 'cat' is neither an id nor a name"),
         ({"image_id": 99}, "unknown image", "image 99 is not in the list"),
         ({"segmentation": [[1, 1, 2, 2]]}, "mask", "a polygon of 4 coordinates"),
         ({"segmentation": [[1, 1, 2, 2, 3]]}, "mask", "a polygon of 5 coordinates"),
@@ -345,3 +345,73 @@ def test_keypoints_without_names_are_read(tmp_path: Path, caplog: pytest.LogCapt
     source = Coco(images, path)
     assert target(source, 0).boxes.shape == (2, 4)
     assert "objects of 2, 68 keypoints, which its categories do not name" in caplog.text
+
+
+def small_set(tmp_path: Path, records: list[dict[str, Any]], categories: list[dict[str, Any]] | None) -> Coco:
+    for name in ("a", "b"):
+        picture(tmp_path / f"{name}.png", 40, 50)
+    data: dict[str, Any] = {
+        "images": [{"id": number, "file_name": f"{name}.png"} for number, name in enumerate("ab")],
+        "annotations": records,
+    }
+    if categories is not None:
+        data["categories"] = categories
+    path = tmp_path / "file.json"
+    path.write_text(json.dumps(data))
+    return Coco(tmp_path, path)
+
+
+def box_of(category: object, image: int = 0) -> dict[str, Any]:
+    return {"image_id": image, "category_id": category, "bbox": [1, 2, 10, 10]}
+
+
+@pytest.mark.parametrize(
+    ("used", "categories", "names", "labels"),
+    [
+        ([3, "3", 7.0], None, {3: "3", 7: "7"}, [3, 3, 7]),
+        (["dog", "cat", "dog"], None, {1: "cat", 2: "dog"}, [2, 1, 2]),
+        (["b", "a"], [{"id": "b", "name": "bee"}, {"id": "a", "name": "ant"}], {1: "bee", 2: "ant"}, [1, 2]),
+        (["bee", 1], [{"id": 4, "name": "bee"}, {"id": 1, "name": "ant"}], {1: "ant", 4: "bee"}, [4, 1]),
+    ],
+    ids=["no categories", "no categories, words", "words as ids", "names as ids"],
+)
+def test_categories_of_every_spelling(
+    tmp_path: Path, used: list[Any], categories: list[dict[str, Any]] | None, names: dict[int, str], labels: list[int]
+) -> None:
+    source = small_set(tmp_path, [box_of(one) | {"bbox": [n, 2, 10, 10]} for n, one in enumerate(used)], categories)
+    assert source.categories == names
+    assert target(source, 0).labels.tolist() == labels
+
+
+def test_a_name_that_two_categories_have_is_nobodys(tmp_path: Path) -> None:
+    twice = [{"id": 1, "name": "bee"}, {"id": 2, "name": "bee"}]
+    with pytest.raises(TargetError, match="category 'bee' is neither an id nor a name"):
+        small_set(tmp_path, [box_of("bee")], twice)
+
+
+@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("compressed", [True, False])
+def test_a_box_is_derived_from_run_lengths_as_pycocotools_does(tmp_path: Path, seed: int, compressed: bool) -> None:
+    rng = np.random.default_rng(seed)
+    shown = np.zeros((40, 50), np.uint8)
+    for _ in range(rng.integers(1, 4)):
+        top, left = int(rng.integers(0, 36)), int(rng.integers(0, 46))
+        shown[top : top + int(rng.integers(1, 30)), left : left + int(rng.integers(1, 30))] = 1
+    if seed == 0:
+        shown[:] = 0
+        shown[39, 4] = shown[0:3, 5] = 1  # one run over two columns
+    if seed == 1:
+        shown[:] = 1
+    packed = coco_masks.encode(np.asfortranarray(shown))
+    left, top, width, height = coco_masks.toBbox(packed).tolist()
+    counts = packed["counts"].decode() if compressed else compressed_counts(packed["counts"].decode())
+    record = {"image_id": 1, "category_id": 1, "segmentation": {"size": [40, 50], "counts": counts}, "iscrowd": 1}
+    source = small_set(tmp_path, [record], [{"id": 1, "name": "x"}])
+    assert target(source, 1).boxes.tolist() == [[left, top, left + width, top + height]]
+
+
+@pytest.mark.parametrize("counts", [[5, 5], [2001, 0, -1], [], "~~~"])
+def test_run_lengths_that_fill_no_image_give_no_box(tmp_path: Path, counts: object) -> None:
+    record = {"image_id": 1, "category_id": 1, "segmentation": {"size": [40, 50], "counts": counts}}
+    with pytest.raises(TargetError, match="1 problem"):
+        small_set(tmp_path, [record], [{"id": 1, "name": "x"}])

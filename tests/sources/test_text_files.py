@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import codecs
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from resflow.errors import ConfigError, TargetError
-from resflow.sources import MaskFolder, Voc, Yolo
+from resflow.sources import Coco, MaskFolder, Voc, Yolo
 from tests.sources.annotated_sets import mask, picture
 
 NAMES = ["WhatsApp Image 2021 at 10.15.32", "WhatsApp Image 2021 at 10.15.33", "WhatsApp", "plain", "d\u00e9j\u00e0 1"]
@@ -67,3 +69,69 @@ def test_labels_may_have_a_mark(tmp_path: Path, mark: bytes) -> None:
     root = voc(tmp_path, b"plain")
     (root / "Annotations" / "plain.xml").write_bytes(encoded(XML, mark))
     assert Voc(root, "train").classes == ("d\u00f6g",)
+
+
+@pytest.mark.parametrize(
+    ("name", "codec"),
+    [
+        ("gb2312", "gb18030"),
+        ("GBK", "gb18030"),
+        ("iso-8859-1", "latin-1"),
+        ("windows-1252", "cp1252"),
+        ("shift_jis", "shift_jis"),
+        ("utf-8", "utf-8"),
+        ("utf-16", "utf-8"),  # as .NET's StringWriter declares what is then saved as UTF-8
+    ],
+)
+def test_xml_is_read_in_the_encoding_that_it_declares(tmp_path: Path, name: str, codec: str) -> None:
+    word = {"gb18030": "\u732b\u9f63", "shift_jis": "\u732b"}.get(codec, "d\u00f6g")  # of GBK, which GB2312 lacks
+    root = voc(tmp_path, "\n".join(NAMES).encode())
+    page_text = XML.replace("d\u00f6g", word)
+    text = f'<?xml version="1.0" encoding="{name}"?>\n{page_text}'
+    for page in (root / "Annotations").iterdir():
+        page.write_bytes(text.encode(codec))
+    assert list(Voc(root, "train").categories.values())[-1] == word
+
+
+@pytest.mark.parametrize(
+    ("page", "words"),
+    [
+        (b'<?xml version="1.0" encoding="klingon"?><annotation/>', "the encoding 'klingon', which is not known"),
+        (b'<?xml version="1.0" encoding="ascii"?><annotation>\xff</annotation>', "'ascii', of which it is not"),
+        (b'<?xml version="1.0" encoding="utf-7"?>+ADwAIQ-DOCTYPE a>', "not well-formed|document type"),
+        (b"<html><body>404</body></html>", "its root is <html>, not <annotation>"),
+    ],
+)
+def test_xml_that_is_none_of_vocs_is_named(tmp_path: Path, page: bytes, words: str) -> None:
+    root = voc(tmp_path, b"plain\n")
+    (root / "Annotations" / "plain.xml").write_bytes(page)
+    with pytest.raises(TargetError, match=words):
+        Voc(root, "train", classes=["d\u00f6g"])
+
+
+def test_a_namespace_hides_no_object(tmp_path: Path) -> None:
+    root = voc(tmp_path, b"plain\n")
+    spaced = XML.replace("<annotation>", '<annotation xmlns="http://example.com/voc">')
+    (root / "Annotations" / "plain.xml").write_text(spaced, encoding="utf-8")
+    (sample,) = Voc(root, "train").read(np.array([0]))
+    assert sample.target.boxes.tolist() == [[1, 1, 9, 9]]  # type: ignore[attr-defined]
+
+
+def test_a_pipe_is_refused_at_once(tmp_path: Path) -> None:
+    root = voc(tmp_path, b"plain\n")
+    opened: dict[Path, Callable[[], object]] = {
+        root / "Annotations" / "plain.xml": lambda: Voc(root, "train", classes=["d\u00f6g"]),
+        root / "coco.json": lambda: Coco(root / "JPEGImages", root / "coco.json"),
+        root / "data.yaml": lambda: Yolo.from_yaml(root / "data.yaml"),
+        root / "ImageSets" / "Main" / "train.txt": lambda: Voc(root, "train", classes=["d\u00f6g"]),
+    }
+    for path, use in opened.items():
+        path.unlink(missing_ok=True)
+        os.mkfifo(path)
+        with pytest.raises((ConfigError, TargetError), match="it is no regular file"):
+            use()
+    picture(tmp_path / "y" / "images" / "a.png", 20, 30)
+    (tmp_path / "y" / "labels").mkdir()
+    os.mkfifo(tmp_path / "y" / "labels" / "a.txt")
+    with pytest.raises(TargetError, match="it is no regular file"):
+        Yolo(tmp_path / "y" / "images")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import logging
 import pickle
 from collections.abc import Callable
@@ -277,8 +278,6 @@ def test_cifar(tmp_path: Path, kind: type[Any], labels: str, train: bool) -> Non
 
 
 def write_coco(root: Path) -> Path:
-    import json
-
     images, annotations = [], []
     for number, image_id in enumerate((30, 4, 17)):
         name = f"part{number % 2}/{image_id}.jpg"
@@ -308,8 +307,6 @@ def test_coco(tmp_path: Path) -> None:
 
 def test_captions(tmp_path: Path) -> None:
     pytest.importorskip("pycocotools", reason="CocoCaptions needs pycocotools")
-    import json
-
     path = write_coco(tmp_path)
     content = json.loads(path.read_text())
     for annotation in content["annotations"]:
@@ -522,3 +519,36 @@ def test_no_torch_dataset_is_recognised_by_its_looks() -> None:
         transform = target_transform = None
 
     assert recognise(Alike()) is None
+
+
+@pytest.mark.parametrize("spelled", [str, float, lambda number: f"{number:04}"], ids=["text", "float", "zeros"])
+@pytest.mark.parametrize("where", ["images", "annotations"])
+def test_coco_ids_of_another_spelling_meet(tmp_path: Path, spelled: Callable[[int], object], where: str) -> None:
+    pytest.importorskip("pycocotools", reason="CocoDetection needs pycocotools")
+    path = write_coco(tmp_path)
+    expected = boxes_of(vision.CocoDetection(tmp_path, path))
+    data = json.loads(path.read_text())
+    for record in data[where]:
+        name = "id" if where == "images" else "image_id"
+        record[name] = spelled(record[name])
+    path.write_text(json.dumps(data))
+    assert boxes_of(vision.CocoDetection(tmp_path, path)) == expected
+    assert sum(map(len, expected.values())) == 3
+
+
+def test_annotations_of_images_that_are_not_listed_are_counted(tmp_path: Path) -> None:
+    pytest.importorskip("pycocotools", reason="CocoDetection needs pycocotools")
+    path = write_coco(tmp_path)
+    data = json.loads(path.read_text())
+    for record in data["annotations"][:2]:
+        record["image_id"] = 777
+    path.write_text(json.dumps(data))
+    with pytest.warns(UserWarning, match="2 annotations of CocoDetection name images that are not in its list"):
+        recognise(vision.CocoDetection(tmp_path, path))
+
+
+def boxes_of(dataset: Any) -> dict[str, list[Any]]:
+    source = recognise(dataset)
+    assert source is not None
+    samples = source.read(np.arange(len(source)))
+    return {sample.key: [record["bbox"] for record in sample.target] for sample in samples}

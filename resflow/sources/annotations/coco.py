@@ -16,6 +16,7 @@ from resflow.sources.annotations.coco_json import CocoFile, coco_images, is_pano
 from resflow.sources.annotations.lint import Problem, check_on_error
 from resflow.sources.annotations.objects import Found
 from resflow.sources.annotations.orientation import Upright
+from resflow.sources.annotations.run_lengths import run_lengths_box
 from resflow.sources.annotations.selection import checked_pairs, open_objects
 from resflow.targets.boxes import BOX_FORMATS, box_edges
 from resflow.targets.flags import read_flag
@@ -166,7 +167,9 @@ def _crowd(record: dict[str, Any]) -> bool:
 
 
 def _hull(mask: Any, form: str) -> tuple[float, ...]:
-    """The box around polygons, as [x, y, w, h], for an annotation that has none of its own."""
+    """The box around a mask, as [x, y, w, h], for an annotation that has none of its own."""
+    if form == "xywh" and isinstance(mask, dict):
+        return run_lengths_box(mask)
     if form != "xywh" or not isinstance(mask, list) or not all(isinstance(part, list) for part in mask):
         raise KeyError("bbox")
     points = np.concatenate([np.asarray(part, np.float64).reshape(-1, 2) for part in mask])
@@ -187,7 +190,7 @@ def _object(
         if image not in places:
             return Problem("unknown image", "", where, f"image {image!r} is not in the list of images")
         if type(label) is not int:
-            return Problem("unknown category", "", where, f"category {label!r} is no number")
+            return Problem("unknown category", "", where, f"category {label!r} is neither an id nor a name")
         box = (left, top, left + width, top + height)
         if form != "xywh":
             unit = sizes[places[image], [1, 0, 1, 0]] if form.endswith("_norm") else 1.0

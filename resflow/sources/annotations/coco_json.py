@@ -16,6 +16,8 @@ from resflow.errors import ConfigError
 from resflow.sources.annotations.annotated import Files, measured_sizes
 from resflow.sources.annotations.lint import Problem
 from resflow.sources.annotations.orientation import Orientations, Upright, is_upright, size_problem
+from resflow.sources.annotations.text_files import file_bytes
+from resflow.targets.flags import as_whole
 
 _PARTS = ("images", "annotations", "categories")
 
@@ -135,11 +137,13 @@ def _stated(height: Any, width: Any) -> tuple[int, int] | None:
 
 def _read_one(path: Path) -> CocoFile:
     try:
-        data = json.loads(path.read_bytes())
+        data = json.loads(file_bytes(path))
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error.strerror}. Check the path.") from error
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"{path} is not JSON: {error}. Fetch or write it again.") from error
+    if isinstance(data, dict) and "categories" not in data and _are_objects(data.get("annotations")):
+        data["categories"] = _unnamed_categories(data["annotations"])
     if not isinstance(data, dict) or not all(isinstance(data.get(part), list) for part in _PARTS):
         got = f"keys {sorted(data)}" if isinstance(data, dict) else f"a {type(data).__name__}"
         raise ConfigError(
@@ -148,7 +152,8 @@ def _read_one(path: Path) -> CocoFile:
         )
     where, problems = path.name, list[Problem]()
     images = _numbered(data["images"], "image", where, problems)
-    categories = _numbered(data["categories"], "category", where, problems)
+    categories = _numbered(_with_numbers(data["categories"]), "category", where, problems)
+    by_name = _numbers_by_name(categories)
     alone = ""
     annotations = [record for record in data["annotations"] if isinstance(record, dict)]
     problems += [
@@ -159,7 +164,10 @@ def _read_one(path: Path) -> CocoFile:
     for record in annotations:
         for name in ("image_id", "category_id"):
             if name in record:
-                record[name] = _whole(record[name])
+                record[name] = as_whole(record[name])
+        label = record.get("category_id")
+        if isinstance(label, str):
+            record["category_id"] = by_name.get(label, label)
     if annotations and "segments_info" not in annotations[0]:
         annotations, alone = _told_apart(annotations, where, problems)
     return CocoFile(where, images, annotations, categories, problems, alone)
@@ -173,20 +181,13 @@ def is_path(name: object) -> bool:
         return False
 
 
-def _whole(value: Any) -> Any:
-    """A number written as 7, 7.0, "7" or "0007" as a whole number; any other value as it is."""
-    if isinstance(value, float) and value.is_integer():
-        return int(value)
-    return int(value) if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 20 else value
-
-
 def _told_apart(records: list[dict[str, Any]], where: str, problems: list[Problem]) -> tuple[list[dict[str, Any]], str]:
     """Annotations, each with a whole number as `id`, and what keeps them from being joined with another file's.
 
     Nothing but joining asks for an annotation's own id, so it may be missing, text, or the same for many; its place in
     the list then stands for it in messages. Of annotations of one id that are the same word for word, one is kept.
     """
-    ids = [_whole(record.get("id")) for record in records]
+    ids = [as_whole(record.get("id")) for record in records]
     counts = Counter(number for number in ids if _is_number(number))
     clash = next((f"{count} of them have id {number}" for number, count in counts.items() if count > 1), "")
     alone = "some have no whole number as id" if counts.total() < len(ids) else clash
@@ -210,6 +211,46 @@ def _told_apart(records: list[dict[str, Any]], where: str, problems: list[Proble
     return found, alone
 
 
+def _are_objects(records: Any) -> bool:
+    """Whether annotations are boxes or masks with a category: a file that only lacks its list of categories."""
+    return isinstance(records, list) and any(isinstance(record, dict) and "category_id" in record for record in records)
+
+
+def _unnamed_categories(records: list[Any]) -> list[dict[str, Any]]:
+    """Categories of a file that lists none: its annotations' ids, which are their names."""
+    ids = {as_whole(record.get("category_id")) for record in records if isinstance(record, dict) and _is_id(record)}
+    words = sorted(str(one) for one in ids if not isinstance(one, int))
+    numbers = sorted(one for one in ids if isinstance(one, int))
+    return [{"id": one, "name": str(one)} for one in (*numbers, *words)]
+
+
+def _is_id(record: dict[str, Any]) -> bool:
+    return isinstance(record.get("category_id"), str | int | float) and not isinstance(record["category_id"], bool)
+
+
+def _with_numbers(records: list[Any]) -> list[Any]:
+    """Categories whose ids are words, numbered from 1 in their order; any others as they are."""
+    ids = [as_whole(record.get("id")) if isinstance(record, dict) else None for record in records]
+    if not ids or not all(isinstance(one, str) and one for one in ids) or len(set(ids)) < len(ids):
+        return records
+    return [
+        {**record, "id": number, "name": record.get("name", record["id"]), "word": record["id"]}
+        for number, record in enumerate(records, 1)
+    ]
+
+
+def _numbers_by_name(categories: dict[int, dict[str, Any]]) -> dict[str, int]:
+    """Numbers of categories by their ids that are words, else by names that only one has."""
+    words = {record["word"]: number for number, record in categories.items() if "word" in record}
+    counts = Counter(str(record.get("name")) for record in categories.values())
+    named = {
+        str(record["name"]): number
+        for number, record in categories.items()
+        if "name" in record and counts[str(record["name"])] == 1
+    }
+    return named | words
+
+
 def _is_number(number: Any) -> bool:
     return type(number) is int and -(1 << 63) <= number < 1 << 63
 
@@ -218,7 +259,7 @@ def _numbered(records: list[Any], what: str, where: str, problems: list[Problem]
     """Records in the order of their `id`; the rest become problems."""
     found: dict[int, dict[str, Any]] = {}
     for place, record in enumerate(records):
-        number: Any = _whole(record.get("id")) if isinstance(record, dict) else None
+        number: Any = as_whole(record.get("id")) if isinstance(record, dict) else None
         named = what != "image" or (isinstance(record, dict) and is_path(record.get("file_name")))
         if not _is_number(number) or not named:
             said = f"record {place} of the list of {what} records has id {number!r}"

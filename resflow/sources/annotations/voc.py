@@ -16,7 +16,7 @@ from resflow.sources.annotations.lint import Problem, check_on_error
 from resflow.sources.annotations.objects import Found
 from resflow.sources.annotations.orientation import Orientations, Upright, is_upright, size_problem
 from resflow.sources.annotations.selection import open_objects
-from resflow.sources.annotations.text_files import decoded_text, listed_names
+from resflow.sources.annotations.text_files import decoded_xml, file_bytes, listed_names
 from resflow.sources.folders import existing_folder, files_by_stem, image_files
 from resflow.targets.flags import read_flag
 
@@ -162,19 +162,23 @@ def read_voc(path: Path) -> VocFile | Problem:
     """
     key, where = path.stem, f"Annotations/{path.name}"
     try:
-        text = decoded_text(path.read_bytes())  # decoded here, so that no other encoding hides a DOCTYPE
+        text = decoded_xml(file_bytes(path))  # decoded here, so that no other encoding hides a DOCTYPE
         if "<!DOCTYPE" in text or "<!ENTITY" in text:
             return Problem("unreadable annotation", key, where, "has a document type (<!DOCTYPE>), which is refused")
         parser = ET.XMLParser(encoding="utf-8")
         parser.feed(text.encode())
         page = parser.close()
+        for element in page.iter():
+            element.tag = element.tag.rpartition("}")[2]  # without a namespace
+        if page.tag != "annotation" and page.find("object") is None:
+            raise ValueError(f"its root is <{page.tag[:40]}>, not <annotation>")
         size = (round(float(page.findtext("size/height") or 0)), round(float(page.findtext("size/width") or 0)))
     except FileNotFoundError:
         return Problem("missing file", key, where, "no such file; expected the XML of an image that is listed")
     except OSError as error:
         return Problem("unreadable annotation", key, where, str(error.strerror))
     except (ET.ParseError, ValueError, OverflowError) as error:
-        return Problem("unreadable annotation", key, where, f"{error}; expected XML in UTF-8")
+        return Problem("unreadable annotation", key, where, f"{error}; expected XML, as VOC has it")
     objects, unreadable = [], []
     for number, item in enumerate(page.findall("object"), 1):
         name, corners = item.findtext("name"), [item.findtext(f"bndbox/{side}") for side in _SIDES]

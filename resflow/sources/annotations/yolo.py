@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from math import isfinite, nan
 from pathlib import Path
 from typing import Any
@@ -17,14 +16,10 @@ from resflow.sources.annotations.lint import Problem, check_on_error
 from resflow.sources.annotations.objects import Found
 from resflow.sources.annotations.orientation import Orientations, Upright, is_upright
 from resflow.sources.annotations.selection import checked_pairs, open_objects
-from resflow.sources.annotations.text_files import decoded_text
+from resflow.sources.annotations.yolo_files import find_yolo_files, label_lines
 from resflow.sources.annotations.yolo_yaml import read_yolo_yaml
-from resflow.sources.folders import existing_folder, files_by_stem, image_files
 from resflow.targets.mirror import KeypointPairs
 
-_LOG = logging.getLogger("resflow")
-_SHOWN = 3  # names that a note gives
-_LEAST = 5  # numbers of a line
 _MOST = 100_000  # the largest class number that is taken for one
 _FORMS = "expected 'class cx cy w h' or 'class x1 y1 x2 y2 x3 y3 ...', shares of the image's width and height"
 
@@ -38,8 +33,10 @@ class Yolo(AnnotatedSource):
     sample's image_id is its place among all images, from 0.
 
     Args:
-        images: folder of images, also in sub-folders.
-        labels: folder of text files, in the same sub-folders.
+        images: folder of images, also in sub-folders; a .txt list of image files, one per line, relative to the list or
+            to the working directory; or several of these.
+        labels: folder of text files, in the same sub-folders, one for each folder of images. None looks where
+            ultralytics does: the last folder called images becomes labels, else the text files lie beside the images.
         classes: names in the order of the file's numbers; None takes any number, and a number is its name.
         first_label: what the file's class 0 becomes; 0 is the background in torchvision's detectors.
         keypoints: (K, 2) or (K, 3): after its box each line has x and y, or x, y and visibility, of K keypoints, as
@@ -63,8 +60,8 @@ class Yolo(AnnotatedSource):
 
     def __init__(
         self,
-        images: str | Path,
-        labels: str | Path,
+        images: str | Path | Sequence[str | Path],
+        labels: str | Path | Sequence[str | Path] | None = None,
         classes: Sequence[str] | None = None,
         *,
         first_label: int = 1,
@@ -77,26 +74,16 @@ class Yolo(AnnotatedSource):
         if keypoints is not None and (len(keypoints) != 2 or keypoints[0] < 1 or keypoints[1] not in (2, 3)):
             raise ConfigError(f"keypoints must be (K, 2) or (K, 3), the numbers of a line's keypoints; got {keypoints}")
         pairs = None if keypoint_pairs is None else checked_pairs(keypoint_pairs, (), keypoints and keypoints[0])
-        root, texts = existing_folder(images), existing_folder(labels)
-        paths = [path.relative_to(root) for path in image_files(root)]
-        files = Files(os.fspath(root), [str(path) for path in paths], is_upright(upright))
-        sizes, orientation, problems = measured_sizes(files, root.name)
+        there = find_yolo_files(images, labels)
+        pages = there.pages
+        files = Files(os.fspath(there.root), there.names, is_upright(upright))
+        sizes, orientation, problems = measured_sizes(files, there.root.name)
         turned = Orientations(orientation, upright, (), sizes.copy())
-        stems = [path.with_suffix("").as_posix() for path in paths]
-        there = files_by_stem(texts, ".txt")
-        pages = [there.get(stem, texts / f"{stem}.txt") for stem in stems]
-        if paths and not there.keys() & set(stems):
-            got = f"; it has {len(there):,} others, such as {next(iter(there.values())).name}" if there else ""
-            raise ConfigError(
-                f"{texts} has a text file for none of the {len(paths)} images in {root}; expected {stems[0]}.txt and "
-                f"the like{got}. Check the folder of labels; an image without objects alone needs no file."
-            )
-        orphans, notes = _orphans(there, stems, str(texts))
-        problems += orphans
+        problems += there.problems
         found: list[Found] = []
         for place, page in enumerate(pages):
             height, width = sizes[place].tolist()
-            lines = _lines(page)
+            lines = label_lines(page)
             if isinstance(lines, Problem):
                 problems.append(lines)
                 sizes[place] = 0
@@ -124,14 +111,14 @@ class Yolo(AnnotatedSource):
             found,
             files,
             sizes,
-            np.arange(len(paths)),
-            name=str(texts),
+            np.arange(len(pages)),
+            name=there.labels,
             problems=problems,
             categories=categories,
             keypoints=keypoints[0] if keypoints else 0,
             pairs=pairs,
             where=lambda item: f"{pages[item.image]}:{item.line}",
-            notes=notes,
+            notes=there.notes,
             turned=turned,
             on_error=on_error,
         )
@@ -159,57 +146,7 @@ class Yolo(AnnotatedSource):
         """
         found = read_yolo_yaml(path, split)
         known = {"classes": found.classes, "keypoints": found.keypoints, "keypoint_pairs": found.flip_idx}
-        return cls(found.images, found.labels, **(known | options))
-
-
-def _orphans(pages: Mapping[str, Path], stems: Sequence[str], folder: str) -> tuple[list[Problem], list[str]]:
-    """Label files whose image is missing, where images without labels could be theirs; and a note on both sides.
-
-    An image without a file of labels has no objects, so a file by another name (of another encoding, in another folder)
-    would make its image a negative in silence. Files for images that lie elsewhere, as beside one split of several, are
-    nobody's loss: there no image lacks its file.
-    """
-    known = set(stems)
-    lost = [page for stem, page in pages.items() if stem not in known and _are_labels(page)]
-    bare = [stem for stem in stems if stem not in pages]
-    notes = [f"{len(bare):,} images have no file of labels, so no objects: {_named(bare)}"] if bare else []
-    if not lost:
-        return [], notes
-    said = f"{len(lost):,} files of labels in {folder} have no image: {_named([page.name for page in lost])}"
-    notes.append(said)
-    if not bare:
-        _LOG.warning("%s", said)
-        return [], notes
-    what = (
-        f"no image of this name, and {len(bare):,} images have no labels: {_named(bare)}. Rename the one or the other"
-    )
-    return [Problem("unknown image", "", str(page), what) for page in lost], notes
-
-
-def _are_labels(page: Path) -> bool:
-    """Whether a file of text holds labels, rather than a list of classes or notes."""
-    lines = _lines(page)
-    if isinstance(lines, Problem):
-        return True
-    try:
-        return len([float(number) for number in next(iter(lines.values()), "").split()]) >= _LEAST
-    except ValueError:
-        return False
-
-
-def _named(names: Sequence[str]) -> str:
-    return ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")
-
-
-def _lines(page: Path) -> Mapping[int, str] | Problem:
-    """The lines of a file by number, blank ones left out; none if there is no file."""
-    try:
-        text = decoded_text(page.read_bytes())
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError) as error:
-        return Problem("unreadable annotation", page.stem, str(page), f"{error}; expected lines of text")
-    return {number: line for number, line in enumerate(text.splitlines(), 1) if line.strip()}
+        return cls(found.images, **(known | options))
 
 
 def _object(line: str, place: int, number: int, width: int, height: int, keypoints: tuple[int, int] | None) -> Found:

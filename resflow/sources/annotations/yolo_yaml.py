@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from resflow.errors import ConfigError
+from resflow.sources.annotations.text_files import file_text
 
 _SPLITS = ("train", "val", "test")
 
@@ -17,15 +18,13 @@ class YoloData(NamedTuple):
     """One split of a data.yaml.
 
     Args:
-        images: folder of the images.
-        labels: folder of the text files.
+        images: folders and lists of the images; labels lie where `Yolo` looks for them.
         classes: names in the order of their numbers.
         keypoints: (K, 2) or (K, 3), `kpt_shape`; None without.
         flip_idx: the keypoint that each becomes in a mirror; None without.
     """
 
-    images: Path
-    labels: Path
+    images: list[Path]
     classes: list[str]
     keypoints: tuple[int, int] | None
     flip_idx: tuple[int, ...] | None
@@ -52,8 +51,8 @@ def read_yolo_yaml(path: str | Path, split: str = "train") -> YoloData:
         raise ConfigError(
             f"{path} has no split {split!r}; expected one of {', '.join(there)}. Name one: split={there[0]!r}"
         )
-    images = _folder(path, record, split)
-    labels = _labels(images)
+    named = record[split] if isinstance(record[split], list) else [record[split]]
+    images = [_place(path, record, split, name) for name in named]
     names = record.get("names")
     if isinstance(names, Mapping):
         names = [names[number] for number in sorted(names)] if set(names) == set(range(len(names))) else None
@@ -62,46 +61,32 @@ def read_yolo_yaml(path: str | Path, split: str = "train") -> YoloData:
     shape = record.get("kpt_shape")
     keypoints = (int(shape[0]), int(shape[1])) if isinstance(shape, list) and len(shape) == 2 else None
     flip = record.get("flip_idx")
-    return YoloData(images, labels, [str(name) for name in names], keypoints, tuple(flip) if flip else None)
+    return YoloData(images, [str(name) for name in names], keypoints, tuple(flip) if flip else None)
 
 
 def _mapping(path: Path) -> Mapping[str, Any]:
     try:
-        record = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        record = yaml.safe_load(file_text(path))
+    except (OSError, ValueError, yaml.YAMLError) as error:
         raise ConfigError(f"{path} cannot be read as YAML: {error}. Check the path.") from error
     if not isinstance(record, Mapping):
         raise ConfigError(f"{path} must be YOLO's data.yaml, with `train`, `val` and `names`; got {str(record)[:60]!r}")
     return record
 
 
-def _folder(path: Path, record: Mapping[str, Any], split: str) -> Path:
-    """The folder of a split's images."""
-    named = record[split]
-    if isinstance(named, list) and len(named) == 1:
-        named = named[0]
-    if not isinstance(named, str) or named.endswith(".txt"):
+def _place(path: Path, record: Mapping[str, Any], split: str, named: object) -> Path:
+    """A folder or a list of a split's images."""
+    if not isinstance(named, str):
         raise ConfigError(
-            f"{path}: `{split}` must be one folder of images; got {named!r}. Open the folders one by one with "
-            "rf.sources.Yolo(images, labels), and join them with torch's ConcatDataset."
+            f"{path}: `{split}` must be a folder of images, a .txt list of them, or several; got {named!r}. Correct it."
         )
     root = str(record.get("path") or "")
     tried = [path.parent / root / named, Path(root) / named, path.parent / named]
     tried.append(path.parent / named.removeprefix("../"))  # as Roboflow writes it, beside the folders
-    found = next((folder for folder in tried if folder.is_dir()), None)
+    found = next((folder for folder in tried if folder.exists()), None)
     if found is None:
         raise ConfigError(
             f"{path}: there is no folder {named!r} of `{split}`; looked for "
             f"{', '.join(map(str, dict.fromkeys(tried)))}. Correct `path` in the file."
         )
     return found / "images" if (found / "images").is_dir() else found
-
-
-def _labels(images: Path) -> Path:
-    """The folder of labels: the last folder called images is called labels."""
-    parts = list(images.parts)
-    places = [place for place, part in enumerate(parts) if part == "images"]
-    if places:
-        parts[places[-1]] = "labels"
-        return Path(*parts)
-    return images
