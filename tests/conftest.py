@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,8 @@ from resflow.decode import registry
 from tests.examples.loading import write_tars
 
 Command: TypeAlias = Callable[..., int]
+
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # it asks PyPI for its newest version when it is imported
 
 
 @pytest.fixture

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import copy
+import inspect
 import io
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -48,7 +51,8 @@ class Leaf:
         if joint is not None:
             return split(joint)
         found = {name: getattr(self.dataset, name) for name in _transforms(self.dataset)}
-        return split(self.transform or found.get("transform") or next(iter(found.values()), None))
+        own = self.transform or found.get("transform") or next(iter(found.values()), None)
+        return split(own or self.dataset.__dict__.get("transform"))
 
     def begin(self, buffer: BatchBuffer | None) -> bool:
         """Begin to read: items of a batch into its buffer, or one item.
@@ -183,12 +187,33 @@ def unlike(leaf: Any) -> str:
     ):
         return ""
 
-    def fused() -> Any:
-        leaf.begin(None)
-        return leaf.items([0])[0]
+    def own() -> Any:
+        with _transforms_kept(dataset):
+            return dataset[0]
 
-    found = difference(lambda: dataset[0], fused)
+    def fused() -> Any:
+        with _transforms_kept(dataset):
+            leaf.begin(None)
+            return leaf.items([0])[0]
+
+    found = difference(own, fused)
     return found and f"its first item would be another: {found}"
+
+
+@contextmanager
+def _transforms_kept(dataset: Any) -> Iterator[None]:
+    """Have copies of a dataset's transforms run, since some hold random numbers of their own, as albumentations' do."""
+    state = dataset.__dict__
+    held = {key: value for key, value in state.items() if callable(value) and not inspect.ismethod(value)}
+    try:
+        copies = copy.deepcopy(held)
+    except Exception:  # noqa: BLE001 (whatever a user's object raises)
+        copies = held
+    state.update(copies)
+    try:
+        yield
+    finally:
+        state.update(held)
 
 
 def _loader(dataset: Any) -> Any:

@@ -15,7 +15,7 @@ from torchvision import tv_tensors
 
 from resflow.fusion.buffers import BatchBuffer
 from resflow.fusion.lazy import LazyImage, real
-from resflow.fusion.split import Split, Step, flatten, split
+from resflow.fusion.split import Split, Step, split
 from resflow.fusion.table import LevelTable, level_table
 
 _pools: dict[int, ThreadPoolExecutor] = {}  # by process
@@ -31,28 +31,29 @@ class Runner:
 
     def __init__(self, transform: Step | None, waits: bool = False) -> None:
         self._waits = waits
+        self._transform = transform
         self.split: Split = split(transform)
-        self._steps = flatten(transform)
         self._before = [*self.split.geometric, *self.split.colour]
         self._tables: dict[str, LevelTable | None] = {}
         self._buffer: BatchBuffer | None = None
         self._positions: list[int] = []
         self._jobs: list[Callable[[], None]] = []
 
-    def __call__(self, image: Any) -> Any:
+    def __call__(self, *inputs: Any, **named: Any) -> Any:
         """Run the transform on one image.
 
         Args:
-            image: what the dataset opened.
+            *inputs: what the dataset opened. Anything but one PIL image (an array, an image and its mask) is handed to
+                the transform as it is.
+            **named: likewise.
 
         Returns:
             What the transform returns. Within a batch, and if it `waits`, a tensor may be written later: by the jobs
             that `finish` returns.
         """
-        if not isinstance(image, Image.Image):
-            for step in self._steps:
-                image = step(image)
-            return image
+        if named or len(inputs) != 1 or not isinstance(inputs[0], Image.Image):
+            return inputs[0] if self._transform is None else tree_map(_real, self._transform(*inputs, **named))
+        image: Any = inputs[0]
         for step in self._before:
             image = step(image)
         table = self._table(image)

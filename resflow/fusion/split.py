@@ -10,12 +10,14 @@ from functools import lru_cache
 from types import BuiltinFunctionType, FunctionType
 from typing import Any, TypeAlias
 
+import numpy as np
 from torch import nn
 
 Step: TypeAlias = Callable[..., Any]
 
 _VISION = "torchvision.transforms"
 _TIMM = "timm.data.transforms"
+_ALBUMENTATIONS = "albumentations"
 _CROPS = frozenset(
     ["CenterCrop", "RandomCrop", "RandomHorizontalFlip", "RandomVerticalFlip", "CenterCropOrPad", "RandomCropOrPad"]
 )
@@ -88,7 +90,7 @@ def split(transform: Step | None) -> Split:
     Returns:
         Its steps; unknown ones count as colour, or where a tensor was made before, as what follows.
     """
-    steps = flatten(transform)
+    steps = [OnArray(step) if name(step, _ALBUMENTATIONS) else step for step in flatten(transform)]
     geometric: list[Step] = []
     pending: list[Step] = []
     for step in steps:
@@ -105,6 +107,29 @@ def split(transform: Step | None) -> Split:
     if not reason and rest:
         reason = _why_not(next((step for step in rest if called(step) not in _NUMBERS), None))
     return Split(geometric, rest[:first], rest[first:last], rest[last:], window, reason)
+
+
+class OnArray:
+    """A transform of albumentations as one of a PIL image: it is handed an array by name, and gives a dict.
+
+    Args:
+        transform: the transform.
+    """
+
+    def __init__(self, transform: Step) -> None:
+        self._transform = transform
+        self.__name__ = f"albumentations.{type(transform).__name__}"
+
+    def __call__(self, image: Any) -> Any:
+        """Run it.
+
+        Args:
+            image: PIL image.
+
+        Returns:
+            The image that the transform gives: an array, or what its last step makes of one.
+        """
+        return self._transform(image=np.array(image))["image"]
 
 
 def flatten(transform: Any) -> list[Step]:
@@ -239,6 +264,11 @@ def _window(geometric: list[Step]) -> tuple[int, str]:
 def _why_not(step: Step | None) -> str:
     if step is None:
         return ""
+    if isinstance(step, OnArray):
+        return (
+            f"{describe(step)} is handed an array of all pixels: OpenCV resizes without antialiasing, which the "
+            "decoder cannot do. Crop or resize with torchvision before it to decode less."
+        )
     if kind(step) == "geometric":
         return f"{describe(step)} follows a conversion to numbers, where it gives other values than on a PIL image."
     return f"{describe(step)} works on pixels, so it runs after decoding, as you wrote it."

@@ -115,6 +115,62 @@ def test_a_class_that_reads(photos: Path) -> None:
     check(Whole(photos, steps), rf.fuse(Bytes(photos), transform=steps))
 
 
+class Arrays(Pets):
+    """As albumentations' documentation has it, with a mask."""
+
+    def __getitem__(self, idx: int) -> Any:
+        image = np.array(Image.open(self.file_names[idx]).convert("RGB"))
+        found = self.image_transform(image=image, mask=image[..., 0])
+        return found["image"], found["mask"], idx
+
+
+class Masks(Pets):
+    """Hands an image and its mask to a function of two, which is called `transform`."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root)
+        self.transform = lambda image, mask: (image.crop((3, 4, 60, 70)), np.asarray(mask)[2:7])
+
+    def __getitem__(self, idx: int) -> Any:
+        image = Image.open(self.file_names[idx]).convert("RGB")
+        image, mask = self.transform(image, image.convert("L"))
+        return {"image": image.size, "mask": int(mask.sum())}
+
+
+def test_transforms_that_are_called_in_another_way_run_as_they_are(photos: Path) -> None:
+    plain, fused = Masks(photos), rf.fuse(Masks(photos))
+    assert isinstance(fused, FusedDataset)
+    assert fused.__getitems__(range(4)) == [plain[number] for number in range(4)]
+
+
+def test_albumentations(photos: Path) -> None:
+    A = pytest.importorskip("albumentations")  # noqa: N806
+
+    def recipe() -> Any:
+        return A.Compose(
+            [A.RandomResizedCrop((40, 48)), A.HorizontalFlip(), A.ColorJitter(), A.Normalize(), A.ToTensorV2()], seed=4
+        )
+
+    class OwnRecipe(Arrays):
+        def __init__(self) -> None:
+            super().__init__(photos)
+            self.transform = self.image_transform = recipe()
+
+    plain, fused = OwnRecipe(), rf.fuse(OwnRecipe())
+    assert "albumentations.Compose is handed an array of all pixels" in repr(fused)
+    folder, given = datasets.ImageFolder(photos), rf.fuse(datasets.ImageFolder(photos), transform=recipe())
+    blobs, steps = rf.fuse(Bytes(photos, recipe())), recipe()
+    assert "albumentations.Compose is handed an array of all pixels" in repr(given)
+    for number, one in enumerate(blobs.__getitems__(range(4))):
+        opened = Image.open(sorted(photos.rglob("*.jpg"))[number]).convert("RGB")
+        assert torch.equal(one[0], steps(image=np.array(opened))["image"])
+    steps = recipe()
+    for number, one in enumerate(given.__getitems__(range(4))):
+        assert torch.equal(one[0], steps(image=np.array(folder[number][0]))["image"])
+    for number, one in enumerate(fused.__getitems__(range(4))):
+        assert all(map(torch.equal, *(map(torch.as_tensor, item) for item in (one, plain[number]))))
+
+
 class Otherwise(Whole):
     def target(self, index: int) -> Any:
         return index
