@@ -16,6 +16,7 @@ from resflow.augment.per_image_text import transform_text
 from resflow.checks import check_fields, is_number, is_whole, whole
 from resflow.config import Node, pipeline_file, read_fields
 from resflow.decode import engine_names
+from resflow.decode.placement import Interpolation
 from resflow.errors import ConfigError
 from resflow.evaluation import evaluation_fields
 from resflow.extras import needed_for
@@ -30,6 +31,7 @@ from resflow.skip import Skip
 from resflow.targets import Targets
 
 _LEFT_OUT = ("device", "on_error", "max_pixels", "strict", "memory_format")  # of `describe`
+_LATER = ("interpolation", "transforms", "pixels")  # which it tells where they are not the default
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +45,7 @@ class Pipeline:
         area_tolerance: how far a shape's area may lie from the resolution's square, as a share of it, in [0, 1).
         fit: how an image is placed into its batch's shape.
         views: random views, drawn before decoding and composed with the placement to one matrix.
+        interpolation: filter of the crop and resize, as Pillow has it: "bilinear" or "bicubic", both antialiased.
         transforms: callables of one image, run one after the other where images are decoded (docs/transforms.md):
             torchvision's, albumentations' and timm's colour operations, or any function of a tensor uint8 [3, H, W].
             They change no shape, and move no pixels.
@@ -77,6 +80,7 @@ class Pipeline:
     area_tolerance: float = 0.15
     fit: Fit = dataclasses.field(default_factory=Fit)
     views: Sequence[View] = ()
+    interpolation: Interpolation = "bilinear"
     transforms: Sequence[Callable[..., Any]] = ()
     augment: Sequence[Any] = ()
     normalize: Normalize | None = None
@@ -109,6 +113,7 @@ class Pipeline:
             ("area_tolerance", is_number(self.area_tolerance) and 0 <= self.area_tolerance < 1, "a share in [0, 1)"),
             ("fit", isinstance(self.fit, Fit), "a Fit"),
             ("views", isinstance(self.views, tuple), "a sequence of views"),
+            ("interpolation", self.interpolation in ("bilinear", "bicubic"), '"bilinear" or "bicubic"'),
             ("transforms", isinstance(self.transforms, tuple), "a sequence of callables; put one in a list"),
             ("augment", isinstance(self.augment, tuple), "a sequence of Kornia's modules and resflow.augment's"),
             ("normalize", self.normalize is None or isinstance(self.normalize, Normalize), "a Normalize, or None"),
@@ -335,10 +340,12 @@ class Pipeline:
         `strict`: a run that a bad sample ended may go on and skip it, or decode it.
         """
         names = (field.name for field in dataclasses.fields(self) if field.name not in _LEFT_OUT)
-        described = {name: _text(getattr(self, name)) for name in names if name not in ("transforms", "pixels")}
+        described = {name: _text(getattr(self, name)) for name in names if name not in _LATER}
         if self.transforms:  # so that states saved before there were any can be loaded
             described["transforms"] = ", ".join(map(transform_text, self.transforms))
-        if not self.pixels.plain:  # likewise
+        if self.interpolation != "bilinear":  # likewise
+            described["interpolation"] = repr(self.interpolation)
+        if not self.pixels.plain:
             described["pixels"] = repr(self.pixels)
         return described
 

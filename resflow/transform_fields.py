@@ -17,7 +17,7 @@ from resflow.normalize import UNIT, Normalize
 from resflow.plan import Buckets, as_schedule
 
 _CROPS = ("RandomResizedCrop", "RandomResizedCropAndInterpolation")
-_BILINEAR = ("bilinear", "2", "Resampling.BILINEAR", "InterpolationMode.BILINEAR")
+_FILTERS = {"bilinear": "bilinear", "2": "bilinear", "bicubic": "bicubic", "3": "bicubic"}  # by value and number
 _CONVERSIONS = kinds.CONVERSIONS | {"MaybeToTensor"}
 _OURS = _CONVERSIONS | {"ErasingOfBytes"}
 _SAME = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
@@ -32,6 +32,7 @@ class _Reading:
         self.placed = ""  # the step that decides the placement
         self.resize: Any = None  # of a Resize that waits for its CenterCrop
         self.views: list[View] = []
+        self.interpolation = "bilinear"
         self.rest: list[Any] = []
         self.floating: torch.dtype | None = None  # once images are floating, in [0, 1]
         self.normalize: Normalize | None = None
@@ -56,6 +57,8 @@ def transform_fields(transform: Any, changes: Mapping[str, Any]) -> dict[str, An
     if read.resize is not None:
         _take_resize_alone(read, changes)
     fields: dict[str, Any] = {"views": read.views, "transforms": _transforms(read.rest), "normalize": read.normalize}
+    if read.interpolation != "bilinear":
+        fields["interpolation"] = read.interpolation
     if read.floating is not None:
         fields["normalize"] = read.normalize or UNIT
         fields["dtype"] = read.floating
@@ -123,13 +126,17 @@ def _take(read: _Reading, step: Any) -> None:
 
 
 def _take_placement(read: _Reading, step: Any, name: str) -> None:
-    interpolation = str(getattr(step, "interpolation", "bilinear")).lower()
-    if "CenterCrop" not in name and interpolation not in [text.lower() for text in _BILINEAR]:
-        raise _refused(
-            f"{name}(interpolation={getattr(step.interpolation, 'value', step.interpolation)})",
-            "is resized bilinearly, with antialiasing, by a pipeline",
-            "Pass interpolation=BILINEAR",
-        )
+    if name != "CenterCrop":
+        given = getattr(step, "interpolation", "bilinear")
+        found = _FILTERS.get(str(getattr(given, "value", given)))
+        if found is None:
+            shown = [getattr(one, "value", one) for one in (given if isinstance(given, Sequence) else [given])]
+            raise _refused(
+                f"{name}(interpolation={' or '.join(map(str, shown))})",
+                "is resized with antialiasing, bilinear or bicubic, by a pipeline",
+                "Pass interpolation=BILINEAR or BICUBIC",
+            )
+        read.interpolation = found
     if _worked(read) or any(not isinstance(view, HorizontalFlip | VerticalFlip) for view in read.views):
         raise _refused(name, "comes after another operation", "Put it first")
     if read.placed and not (name == "CenterCrop" and read.resize is not None):

@@ -67,6 +67,7 @@ def end(*, second: bool = False) -> list[Any]:
     return [v1.ToTensor(), v1.Normalize(MEAN, STD)]
 
 
+BICUBIC = v1.InterpolationMode.BICUBIC
 FIXED = {
     "v1": v1.Compose([v1.Resize(72), v1.CenterCrop(64), *end()]),
     "v2": v2.Compose([v2.ToImage(), v2.Resize(72, antialias=True), v2.CenterCrop(64), *end(second=True)[1:]]),
@@ -76,6 +77,8 @@ FIXED = {
     "upside down": v1.Compose([v1.Resize(72), v1.CenterCrop(64), v1.RandomVerticalFlip(1.0), *end()]),
     "grey": v1.Compose([v1.Resize(72), v1.CenterCrop(64), v1.Grayscale(3), *end()]),
     "bytes": v1.Compose([v1.Resize(72), v1.CenterCrop(64), v1.PILToTensor()]),
+    "bicubic": v1.Compose([v1.Resize(72, BICUBIC), v1.CenterCrop(64), *end()]),
+    "bicubic pair": v1.Compose([v1.Resize((64, 64), BICUBIC), *end()]),
     "sequential": nn.Sequential(
         v1.Resize(72), v1.CenterCrop(64), v2.PILToTensor(), v1.ConvertImageDtype(torch.float32)
     ),
@@ -91,6 +94,18 @@ def test_the_pixels_are_torchvisions(photos: list[str], name: str) -> None:
     assert difference.mean() < 0.8
     wrong = (ours.float().flip(-1) - theirs.float()).abs() * scale
     assert wrong.mean() > 5  # the check sees a mirrored image
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_bicubic_is_nearer_to_torchvisions_than_bilinear(photos: list[str], workers: int) -> None:
+    small = v1.Compose([v1.Resize((24, 24), BICUBIC), v1.PILToTensor()])
+    theirs = torchvisions(photos, small).float()
+    difference = {}
+    for name in ("bicubic", "bilinear"):
+        pipeline = made(small, interpolation=name, stride=8, resolution=24)
+        [batch] = rf.DataLoader(Photos(photos), batch_size=len(photos), num_workers=workers, pipeline=pipeline)
+        difference[name] = float((batch.images[batch.sample_ids.argsort()] - theirs).abs().mean())
+    assert difference["bicubic"] < 0.4 < difference["bilinear"]
 
 
 def test_a_preset_of_torchvisions(photos: list[str]) -> None:
@@ -266,4 +281,6 @@ def test_timms_training_transform(photos: list[str], tmp_path: Path) -> None:
     assert found.normalize is not None
     assert images_of(photos, transform).shape == (len(photos), 3, 64, 64)
     with pytest.raises(ConfigError, match="interpolation"):
-        made(data.create_transform(64, is_training=True, interpolation="bicubic"))
+        made(data.create_transform(64, is_training=True, interpolation="random"))
+    assert made(data.create_transform(64, is_training=True, interpolation="bicubic")).interpolation == "bicubic"
+    assert made(data.create_transform(64, interpolation="bicubic")).interpolation == "bicubic"

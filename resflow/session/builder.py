@@ -138,13 +138,14 @@ class BatchBuilder:
     def _decoded(self, images: Sequence[Encoded | Pixels], geometry: Geometry) -> tuple[torch.Tensor, Sequence[Notice]]:
         """The images placed: by the engine, or where they are pixels already and go to a GPU, there; its notices."""
         pixels = [image for image in images if isinstance(image, np.ndarray)]
-        if not (self._places_on_device and pixels and len(pixels) == len(images)):
+        filters = self.pipeline.interpolation
+        if not (self._places_on_device and pixels and len(pixels) == len(images) and filters == "bilinear"):
             kind, room = self.pipeline.pixels, None
             if not self._places_on_device and isinstance(kind.channels, int):  # else how many is known from the files
                 dtype: torch.dtype = getattr(torch, kind.dtype)
                 room = room_for_images(len(images), *geometry.output_size, kind.channels, dtype)
             engine = self._open()
-            return engine.decode(images, geometry, room), engine.notices
+            return engine.decode(images, geometry, room, filters), engine.notices
         device = torch.device(self._engine_device)
         tensors = [torch.from_numpy(image).to(device, non_blocking=True).permute(2, 0, 1) for image in pixels]
         return place_pixels(tensors, geometry, fill=self.pipeline.fit.fill), ()
