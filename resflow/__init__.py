@@ -43,6 +43,7 @@ __all__ = [
     "World",
     "augment",
     "fuse",
+    "sampling",
     "schedules",
     "sources",
     "views",
@@ -63,7 +64,7 @@ _HOME = {
     "World": "resflow.plan",
     "fuse": "resflow.fusion",
 }
-_MODULES = ("augment", "errors", "models", "schedules", "sources", "views")
+_MODULES = ("augment", "errors", "models", "sampling", "schedules", "sources", "views")
 
 
 def __getattr__(name: str) -> object:

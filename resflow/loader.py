@@ -79,6 +79,7 @@ class DataLoader(torch.utils.data.DataLoader[T_co], Generic[T_co]):
             the same; a state is good for as many ranks as it was saved by.
         sizes: height and width of each image of a dataset, integers [N, 2], or the path of a file of them, which is
             written if it is missing; default: read from the images' headers, asked of the dataset, or measured once.
+        sampling: how often samples come in an epoch (`rf.sampling`); default: each once.
 
     Raises:
         ConfigError: an argument that has no meaning beside a pipeline, or a wrong value.
@@ -124,6 +125,7 @@ class DataLoader(torch.utils.data.DataLoader[T_co], Generic[T_co]):
         even: bool = False,
         decorrelate: bool = False,
         sizes: Any = None,
+        sampling: Any = None,
     ) -> None:
         kept: dict[str, Any] = {
             "pin_memory": pin_memory,
@@ -142,7 +144,7 @@ class DataLoader(torch.utils.data.DataLoader[T_co], Generic[T_co]):
                     f"reading {dataset!r} needs a pipeline. Pass DataLoader(..., pipeline=Pipeline(...))."
                 )
             ours = {"seed": seed or None, "world": world, "even": even or None, "sizes": sizes}
-            ours["decorrelate"] = decorrelate or None
+            ours |= {"decorrelate": decorrelate or None, "sampling": sampling}
             for name, value in ours.items():
                 if value is not None:
                     raise ConfigError(f"{name} has no meaning without a pipeline; got {value!r}. Drop it, or pass one.")
@@ -180,6 +182,7 @@ class DataLoader(torch.utils.data.DataLoader[T_co], Generic[T_co]):
                 sizes=sizes,
                 sampler=sampler,
                 batch_sampler=batch_sampler,
+                sampling=sampling,
             )
             batch_sampler = None
         if session.in_this_process:

@@ -12,6 +12,7 @@ from resflow.plan.learn import learn_buckets
 from resflow.plan.mixture import Mixture
 from resflow.plan.online import OnlineBucketer
 from resflow.plan.order import Grouping, group_samples
+from resflow.plan.sampling import Sampling
 from resflow.plan.schedule import (
     Constant,
     Cosine,
@@ -42,6 +43,7 @@ __all__ = [
     "PlannedBatch",
     "RandomMultiScale",
     "RankPlan",
+    "Sampling",
     "Schedule",
     "Steps",
     "World",

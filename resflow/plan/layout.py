@@ -22,6 +22,7 @@ from resflow.plan.budget import Ints
 from resflow.plan.index import Index
 from resflow.plan.mixture import Mixture
 from resflow.plan.order import MOST_SAMPLES, Grouping, SampleIds, bits, group_samples, permute
+from resflow.plan.sampling import Draws
 
 BLOCK = 1 << 22
 """Samples of a block. Datasets of up to as many are planned as one."""
@@ -43,7 +44,8 @@ class Layout:
         runs: for each source int64 [G+1]: the row at which each run begins, and the row after the last.
         mixture: proportions of several sources; None: each sample once.
         block: samples of a block.
-        grouping: of all samples, where all are in one block; otherwise None.
+        grouping: of all samples, where all are in one block and each comes once; otherwise None.
+        draws: how often each sample comes in an epoch; None: once.
     """
 
     size: Sizes
@@ -52,9 +54,12 @@ class Layout:
     mixture: Mixture | None
     block: int
     grouping: Grouping | None
+    draws: Draws | None = None
 
     def __len__(self) -> int:
         """Samples of an epoch, before any are left out."""
+        if self.draws is not None:
+            return len(self.draws)
         return len(self.size) if self.mixture is None else self.mixture.epoch_size
 
     def part(
@@ -77,7 +82,9 @@ class Layout:
             return self.grouping, Segment()
         group = repeats = lane = None
         lanes = gcd(batch_size, LANES)
-        if self.mixture is None:
+        if self.draws is not None:
+            rows, group, repeats = self._drawn(self.draws, first, end, epoch, seed, shuffle)
+        elif self.mixture is None:
             source = bits(seed, epoch, _RUNS) if shuffle else None
             rows = _rows(self.runs[0], source, first, end)
             if shuffle and lanes > 1:
@@ -86,6 +93,17 @@ class Layout:
             rows, group, repeats = self._mixed(self.mixture, first, end, epoch, seed, shuffle)
         grouping = group_samples(np.take(self.size, rows, axis=0), self.buckets)
         return grouping, Segment(rows=rows, group=group, repeats=repeats, lane=lane, lanes=lanes)
+
+    def _drawn(
+        self, draws: Draws, first: int, end: int, epoch: int, seed: int, shuffle: bool
+    ) -> tuple[SampleIds, SampleIds | None, SampleIds | None]:
+        """Rows, what comes several times and so is to be spread, and repeat of each sample."""
+        rows, repeats = draws.rows(seed, epoch)
+        if (first, end) != (0, len(rows)):
+            places = np.arange(len(rows), dtype=np.int32)
+            chosen = (permute(places, bits(seed, epoch, _RUNS)) if shuffle else places)[first:end]
+            rows, repeats = rows[chosen], repeats[chosen]
+        return (rows, rows, repeats) if repeats.any() else (rows, None, None)
 
     def _mixed(
         self, mixture: Mixture, first: int, end: int, epoch: int, seed: int, shuffle: bool
@@ -110,7 +128,13 @@ class Layout:
 
 
 def lay_out(
-    index: Index, buckets: Buckets, mixture: Mixture | None = None, *, block: int = BLOCK, run: int = RUN
+    index: Index,
+    buckets: Buckets,
+    mixture: Mixture | None = None,
+    *,
+    draws: Draws | None = None,
+    block: int = BLOCK,
+    run: int = RUN,
 ) -> Layout:
     """Cut a dataset into runs and, if it is no larger than a block, sort it by aspect ratio.
 
@@ -118,6 +142,7 @@ def lay_out(
         index: shards and sizes of all samples, source after source.
         buckets: the buckets.
         mixture: of several sources, whose samples follow one another in the index.
+        draws: how often each sample comes, without a mixture; None: once.
         block: samples of a block.
         run: samples of a run.
 
@@ -129,6 +154,8 @@ def lay_out(
         PlanError: no samples, or 2**31 or more.
     """
     n = len(index)
+    if draws is not None:
+        return Layout(index.size, buckets, (np.array([0, n]),), None, block, None, draws)
     if mixture is None and n <= block:
         runs = (np.array([0, n]),)
         return Layout(index.size, buckets, runs, None, block, group_samples(index.size, buckets))

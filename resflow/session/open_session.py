@@ -45,6 +45,7 @@ def open_session(
     sizes: Any,
     sampler: Any = None,
     batch_sampler: Any = None,
+    sampling: Any = None,
 ) -> Session:
     """The session of a loader.
 
@@ -63,6 +64,7 @@ def open_session(
         sizes: of a map-style dataset's images, if they are known.
         sampler: gives the order, where it is not planned.
         batch_sampler: the same by the batch.
+        sampling: how often samples come in an epoch.
 
     Returns:
         A session over a plan; over a stream for iterable datasets and for shards at a URL that have no index.
@@ -99,9 +101,11 @@ def open_session(
             decorrelate=decorrelate,
             sampler=sampler,
             batch_sampler=batch_sampler,
+            sampling=sampling,
         )
     no_meaning = {"shuffle": shuffle and data is dataset, "even": even, "decorrelate": decorrelate}
     no_meaning |= {"sampler": sampler is not None, "batch_sampler": batch_sampler is not None}
+    no_meaning |= {"sampling": sampling is not None}
     for name, given in (no_meaning | {"sizes": sizes is not None}).items():
         if given:
             raise ConfigError(

@@ -14,20 +14,20 @@ from resflow.errors import ConfigError, StateError
 from resflow.pipeline import Pipeline
 from resflow.plan import (
     BlockPlan,
-    Buckets,
     Cursor,
     EpochPlan,
     PixelBudget,
     PlannedBatch,
     RankPlan,
+    Sampling,
     World,
     lay_out,
-    learn_buckets,
 )
 from resflow.plan.epoch import checked_epoch
 from resflow.session.builder import decodes_on_gpu
 from resflow.session.finalize import Failure
 from resflow.session.passes import Passes
+from resflow.session.plan_inputs import draws_of, learned_buckets, most_samples, weights_of
 from resflow.session.plan_sampler import PlanSampler
 from resflow.session.planned_dataset import PlannedDataset
 from resflow.session.planned_pass import PlannedPass
@@ -67,6 +67,7 @@ class PlannedSession:
         decorrelate: whether the ranks take batches of different buckets at a step.
         sampler: gives the order, where it is not planned.
         batch_sampler: the same by the batch.
+        sampling: how often samples come in an epoch; None: once.
 
     Raises:
         ConfigError: a batch size that is neither a positive whole number nor a budget.
@@ -89,12 +90,16 @@ class PlannedSession:
         decorrelate: bool = False,
         sampler: Any = None,
         batch_sampler: Any = None,
+        sampling: Sampling | None = None,
     ) -> None:
         self.pipeline, self.prefetch = pipeline, prefetch
         self._seed, self._shuffle, self.ranks = seed, shuffle, Ranks(world)
-        self.buckets = _buckets(pipeline, source)
+        self.buckets = learned_buckets(pipeline, source)
         self._mixture = source.mixture if isinstance(source, Mix) else None
-        self._layout = lay_out(source.index, self.buckets, self._mixture)
+        if sampling is None and len(self.buckets) > 1:
+            sampling, sampler = weights_of(sampler)
+        self._draws = None if sampling is None else draws_of(sampling, source, mixed=self._mixture is not None)
+        self._layout = lay_out(source.index, self.buckets, self._mixture, draws=self._draws)
         self._decorrelate = decorrelate
         self._planned: tuple[int, _Order, BlockPlan | EpochPlan] | None = None
         self.in_this_process = decodes_on_gpu(pipeline)
@@ -102,7 +107,7 @@ class PlannedSession:
             source,
             pipeline,
             seed=seed,
-            max_batch=_most_samples(batch_size, self.buckets),
+            max_batch=most_samples(batch_size, self.buckets),
             threads=threads,
         )
         self.batch_size, self.drop_last, self._even = batch_size, drop_last, even
@@ -244,6 +249,7 @@ class PlannedSession:
         left_out = {"seed"} if self.global_batch_size is None or self._decorrelate else {"seed", "world_size"}
         left_out |= set() if self._decorrelate else {"decorrelate"}
         mixture = {} if self._mixture is None else {"mixture": repr(self._mixture)}
+        mixture |= {} if self._draws is None else {"sampling": self._draws.fingerprint()}
         given = {} if self._given is None else {"sampler": self._given.describe()}
         return Cursor(
             epoch=self.epoch,
@@ -340,6 +346,7 @@ class PlannedSession:
             "shuffle": self._shuffle,
             "decorrelate": self._decorrelate,
             "rf.sources.Mix": self._mixture is not None,
+            "sampling": self._draws is not None,
         }
         for name, given in wrong.items():
             if given:
@@ -377,23 +384,3 @@ class PlannedSession:
         self.epoch = epoch
         self.step = self._start = step
         self._begun = False
-
-
-def _buckets(pipeline: Pipeline, source: Source) -> Buckets:
-    if isinstance(pipeline.buckets, Buckets):
-        return pipeline.buckets
-    return learn_buckets(
-        source.index.size,
-        pipeline.buckets,
-        resolutions=pipeline.schedule.resolutions,
-        stride=pipeline.stride,
-        max_crop=pipeline.fit.max_crop,
-        area_tolerance=pipeline.area_tolerance,
-    )
-
-
-def _most_samples(batch_size: int | PixelBudget, buckets: Buckets) -> int:
-    """The most samples that a rank's batch holds."""
-    if not isinstance(batch_size, PixelBudget):
-        return batch_size
-    return max(batch_size.limit((int(height), int(width))) for height, width in buckets.shapes.reshape(-1, 2))

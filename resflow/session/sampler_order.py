@@ -17,7 +17,7 @@ from resflow.plan.given_order import Ids, batch_lengths, check_ids, plan_given
 _ORDER = 6  # purpose of random bits
 _INSTEAD: dict[type[Any], str] = {
     DistributedSampler: "drop it: the loader gives each rank its part",
-    WeightedRandomSampler: "weigh whole sources with rf.sources.Mix([...], weights=[...])",
+    WeightedRandomSampler: "pass sampling=rf.sampling.Weighted(weights)",
     SubsetRandomSampler: "pass torch.utils.data.Subset(dataset, indices) and shuffle=True",
     RandomSampler: "pass shuffle=True",
 }

@@ -157,6 +157,20 @@ class AnnotatedSource:
         """Folder of the images and the image's file in it, for messages."""
         return self.files.folder, self.files.names[sample_id]
 
+    def column(self, name: str) -> Any:
+        """What annotations say of each sample, without reading one.
+
+        Args:
+            name: "label", int64 [N], of images with a class each; "categories", N arrays of labels, of objects.
+
+        Returns:
+            N values; None where the source has no such column.
+        """
+        labels, start = getattr(self._target, "labels", None), getattr(self._target, "start", None)
+        if name == ("label" if start is None else "categories") and labels is not None:
+            return labels if start is None else np.split(labels, start[1:-1])
+        return None
+
     def target(self, sample_id: int) -> Any:
         """The target of a sample without its image.
 
