@@ -5,9 +5,12 @@ from __future__ import annotations
 import copy
 import functools
 import io
+import itertools
+import os
 import pickle
 import random
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +22,7 @@ from torch.utils.data import (
     ConcatDataset,
     DataLoader,
     DistributedSampler,
+    Sampler,
     StackDataset,
     Subset,
     WeightedRandomSampler,
@@ -30,7 +34,7 @@ from torchvision import transforms as v1
 from torchvision.transforms import v2
 
 import resflow as rf
-from resflow.fusion import FusedDataset
+from resflow.fusion import FusedDataset, runner
 from resflow.fusion.lazy import LazyImage, open_lazily
 from tests.fusion.conftest import draw
 from tests.fusion.test_fuse import NUMBERS, seed
@@ -124,6 +128,34 @@ def loads(**options: Any) -> Callable[[Any], Any]:
     return use
 
 
+class Drawing(Sampler[Any]):
+    """Draws each index when it is asked for, from two sources."""
+
+    def __init__(self, dataset: Any) -> None:
+        self.count = len(dataset)
+
+    def __iter__(self) -> Iterator[Any]:
+        for _ in range(self.count):
+            yield (int(torch.randint(self.count, ())) + random.randrange(self.count)) % self.count
+
+    def __len__(self) -> int:
+        return self.count
+
+
+class DrawingBatches(Drawing):
+    def __iter__(self) -> Iterator[Any]:
+        for _ in range(4):
+            yield [random.randrange(self.count) for _ in range(2 + int(torch.randint(3, ())))]
+
+    def __len__(self) -> int:
+        return 4
+
+
+def _twice(dataset: Any, **options: Any) -> Any:
+    loader = (rf.DataLoader if isinstance(dataset, FusedDataset) else DataLoader)(dataset, 4, shuffle=True, **options)
+    return [list(loader), list(loader)]
+
+
 _mix = v2.RandomChoice([v2.MixUp(num_classes=8), v2.CutMix(num_classes=8)])
 
 
@@ -208,6 +240,15 @@ USES: dict[str, Callable[[Any], Any]] = {
         whole
     ),
     "no batches": loads(batch_size=None, shuffle=False),
+    "drawing as it goes": loads(sampler=Drawing, num_workers=1),
+    "drawing as it goes, here": loads(sampler=Drawing),
+    "batches drawn as it goes": lambda whole: loads(batch_size=1, shuffle=False, batch_sampler=DrawingBatches(whole))(
+        whole
+    ),
+    "a generator": lambda whole: loads(generator=torch.Generator().manual_seed(4), drop_last=True)(whole),
+    "kept workers": lambda whole: _twice(whole, num_workers=2, persistent_workers=True),
+    "subset of a subset": lambda whole: loads()(Subset(Subset(whole, [5, 3, 9, 1, 12]), [4, 0, 2])),
+    "interleaved": lambda whole: list(itertools.zip_longest(loads()(whole), DataLoader(whole, 8), fillvalue=0)),
     "subset": lambda whole: list(DataLoader(Subset(whole, [3, 5, 2]), 2, shuffle=True)),
     "split": lambda whole: [list(DataLoader(part, 4)) for part in random_split(whole, [11, 7])],
     "joined": lambda whole: list(DataLoader(whole + whole, 5, shuffle=True)),
@@ -227,6 +268,18 @@ USES: dict[str, Callable[[Any], Any]] = {
 @pytest.mark.parametrize("name", USES)
 def test_uses(odd: Path, name: str) -> None:
     check(lambda: datasets.ImageFolder(odd, recipe(), target_transform=later), USES[name])
+
+
+@pytest.mark.skipif(
+    not hasattr(os, "sched_getaffinity") or len(os.sched_getaffinity(0)) < 2,
+    reason="one processor: there, no threads are started",
+)
+def test_without_workers_images_are_decoded_in_threads(odd: Path) -> None:
+    runner._pools.clear()
+    before = set(threading.enumerate())
+    for _ in rf.DataLoader(rf.fuse(datasets.ImageFolder(odd, crop())), batch_size=6):
+        pass
+    assert [thread.name for thread in set(threading.enumerate()) - before if thread.name.startswith("resflow-fuse")]
 
 
 def grey(path: str) -> Any:
