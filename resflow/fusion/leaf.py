@@ -98,6 +98,8 @@ class Leaf:
         for name in {"transform", *_transforms(self.dataset)}:
             own = state.get(name)
             transform = self.transform if own is None and name == "transform" else own
+            if transform is None and not _is_known(self.dataset) and not _reads(self.dataset):
+                continue  # what a class does without one is its own
             copied[name] = Runner(transform, waits=_is_known(self.dataset) or _reads(self.dataset))
             self._runners.append(copied[name])
         if "transforms" in state and isinstance(self.dataset, VisionDataset):

@@ -137,6 +137,26 @@ class Masks(Pets):
         return {"image": image.size, "mask": int(mask.sum())}
 
 
+class Optional(Pets):
+    def __init__(self, root: Path) -> None:
+        super().__init__(root)
+        self.transform = None
+
+    def __getitem__(self, idx: int) -> Any:
+        image = Image.open(self.file_names[idx]).convert("RGB").crop((0, 0, 9, 7))
+        return image.size if self.transform is None else self.transform(image)
+
+
+def test_what_a_class_does_without_a_transform_is_done(photos: Path) -> None:
+    fused = rf.fuse(Optional(photos))
+    assert isinstance(fused, FusedDataset)
+    assert fused.__getitems__([0, 1]) == [(9, 7), (9, 7)]
+    for transform in (v1.ToTensor(), None):  # seen from the next batch on
+        fused.transform = transform
+        [item] = fused.__getitems__([2])
+        assert (item if transform is None else item.shape) == ((9, 7) if transform is None else (3, 7, 9))
+
+
 def test_transforms_that_are_called_in_another_way_run_as_they_are(photos: Path) -> None:
     plain, fused = Masks(photos), rf.fuse(Masks(photos))
     assert isinstance(fused, FusedDataset)
