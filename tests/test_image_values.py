@@ -25,8 +25,9 @@ from resflow.decode import open_engine
 from resflow.errors import ConfigError, DecodeError, HeaderError, ResflowError
 from resflow.geometry.affine import Geometry, identity
 from resflow.images import ImageHeader, read_header, register_format, registry, whole_header
-from resflow.images.values import file_values
+from resflow.images.values import file_values, values_kind
 from resflow.pixels import Pixels
+from tests.conftest import Command
 
 RNG = np.random.default_rng(3)
 SIZE = (37, 53)
@@ -289,3 +290,25 @@ def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "imagecodecs", None)
     with pytest.raises((ConfigError, DecodeError), match=r"pip install 'resflow\[tiff\]'"):
         open_engine("turbo").decode([data], Geometry(identity(1), np.array([SIZE], np.int32), SIZE))
+
+
+@pytest.mark.parametrize("name", list(LOSSLESS))
+def test_the_kind_of_a_file_is_that_of_its_values(name: str) -> None:
+    data = LOSSLESS[name][0]()
+    values = file_values(data)
+    assert values_kind(data) == (values.shape[2], values.dtype.name)
+
+
+@pytest.mark.parametrize(("mode", "kind"), [("1", 1), ("L", 1), ("LA", 2), ("RGB", 3), ("RGBA", 4), ("P", 3)])
+def test_the_kind_of_plain_files(mode: str, kind: int) -> None:
+    assert values_kind(saved(Image.new(mode, (5, 4)), "PNG")) == (kind, "uint8")
+
+
+def test_info_says_what_rgb_would_lose(tmp_path: Path, command: Command, capsys: pytest.CaptureFixture[str]) -> None:
+    for number in range(3):
+        (tmp_path / f"{number}.png").write_bytes(saved(Image.fromarray(GREY16), "PNG"))
+    (tmp_path / "3.png").write_bytes(saved(Image.fromarray(COLOUR), "PNG"))
+    assert command("info", tmp_path) == 0
+    text = " ".join(capsys.readouterr().out.split())
+    assert "pixels: 3 1 x uint16, 1 3 x uint8" in text
+    assert "loses part of 3 of 1 x uint16" in text

@@ -77,12 +77,14 @@ def _contents(source: Source, limit: int, names: Any) -> dict[str, Any]:
     count = min(limit, len(source.index))
     ids = np.arange(count, dtype=np.int64) * len(source.index) // max(count, 1)
     formats: Counter[str] = Counter()
+    pixels: Counter[str] = Counter()
     classes: Counter[int] = Counter()
     spec = likely_targets(source) if count else None
     unreadable = 0
     findings = TargetReport(source)
     for sample in followed(_read(source, ids), "reading", count):
         formats[_format(sample)] += 1
+        pixels[_pixels(sample)] += 1
         try:
             target = _target(sample, spec)
             findings.look(sample.key, target)
@@ -93,13 +95,14 @@ def _contents(source: Source, limit: int, names: Any) -> dict[str, Any]:
     return {
         "read": count,
         "formats": dict(formats.most_common()),
+        "pixels": dict(pixels.most_common()),
         "targets": None if spec is None else spec if isinstance(spec, str) else "objects or label maps",
         "classes": [
             {"class": number, "name": named.get(number), "count": found} for number, found in sorted(classes.items())
         ],
         "unreadable_targets": unreadable,
         "left_out": getattr(getattr(source, "problems", None), "counts", {}),
-        "notes": [one.text for one in findings.all()],
+        "notes": [one.text for one in findings.all()] + _wide(pixels),
     }
 
 
@@ -118,6 +121,33 @@ def _format(sample: Sample) -> str:
         return whole_header(sample.image).format
     except HeaderError:
         return "unknown"
+
+
+_PLAIN = ("1 x uint8", "3 x uint8", "unknown")
+
+
+def _pixels(sample: Sample) -> str:
+    """Channels and dtype of an image as its file has them, such as "1 x uint16"."""
+    from resflow.errors import ConfigError, HeaderError
+    from resflow.images.pillow import DAMAGE
+    from resflow.images.values import values_kind
+
+    if not isinstance(sample.image, memoryview | bytes):
+        return f"{sample.image.shape[2]} x {sample.image.dtype}"
+    try:
+        channels, dtype = values_kind(sample.image)
+    except (*DAMAGE, HeaderError, ConfigError):
+        return "unknown"
+    return f"{channels} x {dtype}"
+
+
+def _wide(pixels: Counter[str]) -> list[str]:
+    """What 8-bit RGB loses of these, as a note."""
+    wide = {kind: count for kind, count in pixels.items() if kind not in _PLAIN}
+    if not wide:
+        return []
+    shown = ", ".join(f"{count:,} of {kind}" for kind, count in wide.items())
+    return [f"8-bit RGB, as pipelines have it, loses part of {shown}; Pipeline(pixels=rf.Pixels(...)) keeps it"]
 
 
 def _target(sample: Sample, spec: Any) -> object:
@@ -161,6 +191,8 @@ def _as_text(told: Mapping[str, Any]) -> str:
     if told["read"]:
         part = "" if told["read"] == told["images"] else f", of {told['read']:,} images read"
         lines.append("formats: " + ", ".join(f"{count:,} {name}" for name, count in told["formats"].items()) + part)
+        if told["pixels"].keys() - {"3 x uint8"}:
+            lines.append("pixels: " + ", ".join(f"{count:,} {name}" for name, count in told["pixels"].items()) + part)
         lines += _class_lines(told, part)
     return "\n".join(lines)
 

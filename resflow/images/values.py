@@ -21,6 +21,7 @@ _NETPBM = re.compile(
     rb"P([56])\s(?:\s*#[^\n\r]*[\n\r])*\s*(\d+)\s(?:\s*#[^\n\r]*[\n\r])*\s*(\d+)\s(?:\s*#[^\n\r]*[\n\r])*\s*(\d+)\s"
 )
 _MAX_CHANNELS = 4096
+_OF_MODE = {"1": (1, "uint8"), "L": (1, "uint8"), "LA": (2, "uint8"), "RGB": (3, "uint8"), "RGBA": (4, "uint8")}
 _MIRROR_X = (2, 3, 6, 7)
 _MIRROR_Y = (3, 4, 7, 8)
 
@@ -62,6 +63,28 @@ def file_values(encoded: Bytes) -> Values:
     if values.dtype.byteorder not in "=|":
         values = values.astype(values.dtype.newbyteorder("="))
     return oriented(values, header.orientation)
+
+
+def values_kind(encoded: Bytes) -> tuple[int, str]:
+    """What `file_values` would give, without decoding where Pillow tells it.
+
+    Args:
+        encoded: the whole file.
+
+    Returns:
+        Channels and dtype: (3, "uint8"), (1, "uint16") ...
+
+    Raises:
+        HeaderError: or an error of `file_values`.
+    """
+    header = whole_header(encoded)
+    deep_png = header.format == "png" and encoded[_PNG_DEPTH] == 16
+    if known_format(header.format).pixels is None and not deep_png and header.format not in ("tiff", "ppm", "jp2"):
+        with open_image(encoded, header.format) as image:
+            if (found := _OF_MODE.get(image.mode)) is not None:
+                return found
+    values = file_values(encoded)
+    return values.shape[2], values.dtype.name
 
 
 def oriented(values: Values, orientation: int) -> Values:
