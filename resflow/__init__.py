@@ -15,13 +15,14 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from resflow import augment, schedules, sources, views
+    from resflow import augment, sampling, schedules, sources, views
     from resflow.batch import Batch
     from resflow.fusion import fuse
     from resflow.geometry import Fit
     from resflow.loader import DataLoader
     from resflow.normalize import IMAGENET, Normalize
     from resflow.pipeline import Pipeline
+    from resflow.pixels import Pixels
     from resflow.plan import Buckets, PixelBudget, World
     from resflow.skip import Skip
     from resflow.targets import Targets
