@@ -43,7 +43,15 @@ def test_the_signature_begins_with_pytorchs() -> None:
     theirs = list(inspect.signature(data.DataLoader.__init__).parameters.values())
     for mine, torchs in zip(ours, theirs, strict=False):
         assert (mine.name, mine.default, mine.kind) == (torchs.name, torchs.default, torchs.kind)
-    assert [p.name for p in ours[len(theirs) :]] == ["pipeline", "seed", "world", "even", "decorrelate", "sizes"]
+    assert [p.name for p in ours[len(theirs) :]] == [
+        "pipeline",
+        "seed",
+        "world",
+        "even",
+        "decorrelate",
+        "sizes",
+        "sampling",
+    ]
 
 
 def test_it_is_generic_pickles_and_shows_pytorchs_surface() -> None:

@@ -275,7 +275,7 @@ def test_the_resolution_follows_the_samples_that_are_given(shards: str) -> None:
 @pytest.mark.parametrize(
     ("sampler", "instead"),
     [
-        (WeightedRandomSampler([1.0] * COUNT, 5), r"rf.sources.Mix"),
+        (WeightedRandomSampler([1.0] * COUNT, 5, replacement=False), r"sampling=rf\.sampling\.Weighted\(weights\)"),
         (SubsetRandomSampler(range(5)), r"Subset\(dataset, indices\) and shuffle=True"),
         (RandomSampler(range(COUNT)), "pass shuffle=True"),
         (DistributedSampler(range(COUNT), 2, 0), "drop it: the loader gives each rank its part"),  # type: ignore[arg-type]
