@@ -346,7 +346,7 @@ class Pipeline:
         if self.interpolation != "bilinear":  # likewise
             described["interpolation"] = repr(self.interpolation)
         if not self.pixels.plain:
-            described["pixels"] = repr(self.pixels)
+            described["pixels"] = self.pixels.describe()
         return described
 
 

@@ -138,6 +138,12 @@ class Pixels:
         """Whether these are the 8-bit RGB that all engines decode."""
         return self == Pixels()
 
+    def describe(self) -> str:
+        """These pixels as text that another process gives, too; a function of your own by its name."""
+        values: Any = self.values
+        named = f"{values.__module__}.{values.__qualname__}" if hasattr(values, "__qualname__") else repr(values)
+        return f"Pixels(channels={self.channels!r}, dtype={self.dtype!r}, values={named})"
+
     def known_channels(self) -> int:
         """How many channels images have; ConfigError where only the files tell."""
         if isinstance(self.channels, int):

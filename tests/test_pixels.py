@@ -153,6 +153,17 @@ def test_a_saved_state_knows_the_pixels() -> None:
     plain, grey = rf.Pipeline(resolution=64), rf.Pipeline(resolution=64, pixels=Pixels(channels=1))
     assert "pixels" not in plain.describe()
     assert plain.describe() | {"pixels": grey.describe()["pixels"]} == grey.describe()
+    own = rf.Pipeline(resolution=64, pixels=Pixels(dtype="float32", values=halved)).describe()["pixels"]
+    assert own == "Pixels(channels=3, dtype='float32', values=tests.test_pixels.halved)"  # not where it lies in memory
+    assert (
+        rf.Pipeline(resolution=64, pixels=Pixels(values=Window(1, 2)))
+        .describe()["pixels"]
+        .endswith("values=Window(center=1, width=2))")
+    )
+
+
+def halved(values: Array) -> Array:
+    return values / 2
 
 
 @pytest.fixture(scope="module")
