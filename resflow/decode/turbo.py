@@ -28,6 +28,7 @@ from resflow.decode.place import FULL_SIZE, Grid, canvas, finish, place
 from resflow.decode.placement import INTERPOLATIONS, Placement, placement
 from resflow.geometry.affine import Geometry
 from resflow.images import ImageHeader
+from resflow.images.values import MIRROR_X, MIRROR_Y, oriented
 
 # The reduced sizes with fast inverse transforms; 3, 5, 6 and 7 eighths take longer than 8.
 _EIGHTHS = (1, 2, 4)
@@ -155,12 +156,12 @@ class TurboDecoder:
         factor = eighths / 8
         if header.orientation == 1:
             return pixels, Grid(factor)
-        pixels = orient(pixels, header.orientation)
+        pixels = oriented(pixels, header.orientation)
         # A reduced decode's last row and column may be partial; mirroring brings them to the front.
         return pixels, Grid(
             factor,
-            pixels.shape[1] - width * factor if header.orientation in _MIRROR_X else 0.0,
-            pixels.shape[0] - height * factor if header.orientation in _MIRROR_Y else 0.0,
+            pixels.shape[1] - width * factor if header.orientation in MIRROR_X else 0.0,
+            pixels.shape[0] - height * factor if header.orientation in MIRROR_Y else 0.0,
         )
 
     def _eighths(self, step: npt.NDArray[np.float64]) -> int:
@@ -195,26 +196,3 @@ def strict_jpeg(encoded: Encoded, min_height: int, min_width: int) -> tuple[npt.
         return None, ""
     except ValueError as error:
         return None, "" if any(part in str(error) for part in _HARMLESS) else str(error)
-
-
-_MIRROR_X = (2, 3, 6, 7)
-_MIRROR_Y = (3, 4, 7, 8)
-
-
-def orient(pixels: npt.NDArray[np.uint8], orientation: int) -> npt.NDArray[np.uint8]:
-    """Turn stored pixels upright.
-
-    Args:
-        pixels: uint8 [h, w, 3] as stored.
-        orientation: EXIF orientation 1..8.
-
-    Returns:
-        uint8 [H, W, 3], contiguous.
-    """
-    if orientation >= 5:
-        pixels = pixels.transpose(1, 0, 2)
-    if orientation in _MIRROR_X:
-        pixels = pixels[:, ::-1]
-    if orientation in _MIRROR_Y:
-        pixels = pixels[::-1]
-    return np.ascontiguousarray(pixels)

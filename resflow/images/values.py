@@ -22,8 +22,9 @@ _NETPBM = re.compile(
 )
 _MAX_CHANNELS = 4096
 _OF_MODE = {"1": (1, "uint8"), "L": (1, "uint8"), "LA": (2, "uint8"), "RGB": (3, "uint8"), "RGBA": (4, "uint8")}
-_MIRROR_X = (2, 3, 6, 7)
-_MIRROR_Y = (3, 4, 7, 8)
+MIRROR_X = (2, 3, 6, 7)
+MIRROR_Y = (3, 4, 7, 8)
+"""EXIF orientations that mirror the upright image, along x and along y."""
 
 
 def file_values(encoded: Bytes) -> Values:
@@ -99,9 +100,9 @@ def oriented(values: Values, orientation: int) -> Values:
     """
     if orientation >= 5:
         values = values.transpose(1, 0, 2)
-    if orientation in _MIRROR_X:
+    if orientation in MIRROR_X:
         values = values[:, ::-1]
-    if orientation in _MIRROR_Y:
+    if orientation in MIRROR_Y:
         values = values[::-1]
     return np.ascontiguousarray(values)
 

@@ -9,7 +9,8 @@ import scipy.fft
 import simplejpeg
 from PIL import Image
 
-from resflow.decode import native
+from resflow.decode import native, open_engine
+from resflow.geometry.affine import Geometry
 from tests.decode import samples
 
 Pixels = npt.NDArray[np.uint8]
@@ -174,3 +175,18 @@ def test_damaged_files_do_no_damage() -> None:
         out[3:27, 2:30] = 7
         assert (out == 7).all()
     assert min(done) > 300, done
+
+
+@pytest.mark.parametrize("shrink", [1, 3])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_turned_jpegs_that_the_window_decoder_leaves_are_upright(orientation: int, shrink: int) -> None:
+    exif = Image.Exif()
+    exif[274] = orientation
+    data = encode(samples.picture(93, 141), quality=95, progressive=True, exif=exif)
+    height, width = (93, 141) if orientation < 5 else (141, 93)
+    size = (height // shrink, width // shrink)
+    matrix = np.diag([size[1] / width, size[0] / height, 1.0])[None]
+    where = Geometry(matrix, np.array([[height, width]], np.int32), size)
+    found, expected = (open_engine(name).decode([data], where).int() for name in ("turbo", "pillow"))
+    error = (found - expected).abs().float()
+    assert error.mean() < (1.5, 2.5)[shrink > 1], error.mean()  # of a decode at half the size; turned otherwise: tens
